@@ -1,0 +1,85 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := auth authority benchmarks clock cubemesh picod router serving tests tlsloader workloadmanager
+PROTOS := $(sort $(wildcard protos/cubemesh/v1/*.proto))
+
+.PHONY: help
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.done: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: venv
+venv: $(VENV)/.done ## make .venv from the lock file
+
+.PHONY: demo
+demo: venv ## run untrusted code through the whole mesh and show every proof
+	$(BIN)/cubemesh demo
+
+.PHONY: test
+test: venv ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: venv protos-check ## format, lint, types, import contracts, fresh protos
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: venv ## format the code and sort its imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# generate the code of the .proto files into the folder $(1)
+define generate
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(1) \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+.PHONY: protos
+protos: venv ## make cubemesh/v1 anew from protos/
+	$(call generate,.)
+
+.PHONY: protos-check
+protos-check: venv ## fail if cubemesh/v1 is not what protos/ gives
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,"$$fresh"); \
+	for file in "$$fresh"/cubemesh/v1/*; do \
+	  cmp -s "$$file" "cubemesh/v1/$$(basename "$$file")" || \
+	    { echo "error: cubemesh/v1/$$(basename "$$file") is stale"; echo "hint: make protos"; exit 1; }; \
+	done
+
+.PHONY: bench
+bench: venv ## measure the mesh; JSON into benchmarks/results/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: cover
+cover: venv ## run the tests and tell which lines they reach
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+.PHONY: lock
+lock: venv ## pin newer versions of all dependencies in requirements.lock
+	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
+	$(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header \
+	  --python-version 3.11 --extra services --group dev --output-file requirements.lock pyproject.toml
+
+.PHONY: dist
+dist: venv ## build the two wheels into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist deploy/services
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Who may call what: policy over proven peers, and session tokens."""

@@ -1,0 +1,1 @@
+"""Run code nobody trusts in sandboxes."""

@@ -1,0 +1,1 @@
+"""Serves one sandbox: commands and files, all of it the work of its runner."""

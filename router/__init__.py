@@ -1,0 +1,1 @@
+"""The front door: proves callers, finds their sandbox, forwards bytes."""

@@ -1,0 +1,1 @@
+"""How a gRPC service is hosted: told, started, watched over, drained, stopped."""

@@ -1,0 +1,1 @@
+"""Load, follow and prove identities; TLS in both directions, under gRPC."""
