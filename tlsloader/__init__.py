@@ -1,1 +1,42 @@
 """Load, follow and prove identities; TLS in both directions, under gRPC."""
+
+from tlsloader._errors import (
+    DialFailedError,
+    FrameError,
+    InvalidMatcherError,
+    InvalidSpiffeIDError,
+    ListenError,
+    MaterialError,
+    PeerRefusedError,
+    TLSLoaderError,
+)
+from tlsloader._files import Paths
+from tlsloader._matchers import Allowlist, Matcher, parse_matcher
+from tlsloader._material import Material, TrustBundle
+from tlsloader._source import FixedSource, Source
+from tlsloader._spiffe import SpiffeID, parse_trust_domain
+from tlsloader._verify import Peer, recheck, verify_peer
+
+__all__ = [
+    "Allowlist",
+    "DialFailedError",
+    "FixedSource",
+    "FrameError",
+    "InvalidMatcherError",
+    "InvalidSpiffeIDError",
+    "ListenError",
+    "Matcher",
+    "Material",
+    "MaterialError",
+    "Paths",
+    "Peer",
+    "PeerRefusedError",
+    "Source",
+    "SpiffeID",
+    "TLSLoaderError",
+    "TrustBundle",
+    "parse_matcher",
+    "parse_trust_domain",
+    "recheck",
+    "verify_peer",
+]

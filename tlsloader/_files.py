@@ -1,0 +1,109 @@
+"""The files of an identity, read together as bytes; nothing is judged here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tlsloader._errors import MaterialError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Paths", "Snapshot", "Text"]
+
+_MAX_BYTES = 1 << 20  # a bundle of a hundred roots has about 100 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The PEM files of one identity; key and chain may be the same file."""
+
+    key: Path
+    chain: Path
+    bundle: Path
+
+
+class Text(NamedTuple):
+    """What one file held, and what to call it in an error."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All files of one identity as they were at one look."""
+
+    key: Text = field(repr=False)
+    chain: Text
+    bundle: Text
+    foreign: Mapping[str, Text]
+
+    @classmethod
+    def read(cls, paths: Paths, foreign: Mapping[str, Path]) -> Self:
+        """Read them all; a *foreign* file that is missing is a withdrawn bundle.
+
+        Raises:
+            MaterialError: a file is missing, unreadable or no ordinary file.
+        """
+        texts = {domain: _read(path) for domain, path in foreign.items()}
+        return cls(
+            _required(paths.key),
+            _required(paths.chain),
+            _required(paths.bundle),
+            {domain: text for domain, text in texts.items() if text},
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """A hash over the content of every file, to see whether any changed."""
+        whole = hashlib.sha256()
+        for name, data in (
+            self.key,
+            self.chain,
+            self.bundle,
+            *((domain, self.foreign[domain].data) for domain in sorted(self.foreign)),
+        ):
+            whole.update(f"{name}\0{len(data)}\0".encode())
+            whole.update(data)
+        return whole.digest()
+
+
+def _required(path: Path) -> Text:
+    text = _read(path)
+    if text is None:
+        remedy = "check the path, and that whoever writes it runs"
+        raise MaterialError("file_missing", f"{path} does not exist; {remedy}")
+    return text
+
+
+def _read(path: Path) -> Text | None:
+    """Return the content of *path*; a FIFO or a device must not hang or flood us."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            text = f"{path} is no ordinary file; name a PEM file"
+            raise MaterialError("not_a_file", text)
+        try:
+            data = file.read(_MAX_BYTES + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if len(data) > _MAX_BYTES:
+        text = f"{path} is larger than {_MAX_BYTES} bytes; name a PEM file"
+        raise MaterialError("file_too_large", text)
+    return Text(str(path), data)
+
+
+def _unreadable(path: Path, error: OSError) -> MaterialError:
+    text = f"{path} cannot be read ({error.strerror}); let this service's user read it"
+    return MaterialError("file_unreadable", text)
