@@ -1,0 +1,162 @@
+"""A sandbox, for coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from cubemesh._commands import AsyncCommands
+from cubemesh._errors import SessionNotFoundError
+from cubemesh._files import AsyncFiles
+from cubemesh._session import Mesh, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from pathlib import Path
+
+    from cubemesh._profile import Profile
+    from cubemesh._values import SessionInfo
+
+
+class AsyncSandbox:
+    """One sandbox: a place where code runs that nobody trusts.
+
+    ::
+
+        async with await AsyncSandbox.create() as sandbox:
+            print((await sandbox.commands.run("echo hello")).stdout)
+
+    Leaving the block ends a sandbox that was created here; one that was connected to
+    lives on. Everywhere *profile* names the mesh: a `Profile`, a path with a slash, or
+    the name of one; without it ``CUBEMESH_PROFILE``, else ``default``.
+    """
+
+    def __init__(self, session: Session, *, made_here: bool) -> None:
+        self._session = session
+        self._made_here = made_here
+        self._open = True
+        self.commands = AsyncCommands(session)
+        self.files = AsyncFiles(session)
+
+    @classmethod
+    async def create(
+        cls,
+        *,
+        template: str = "",
+        lifetime: float | timedelta | None = None,
+        idle_timeout: float | timedelta | None = None,
+        environment: Mapping[str, str] | None = None,
+        profile: Profile | Path | str | None = None,
+    ) -> Self:
+        """Make a sandbox; returns when commands can run.
+
+        *lifetime* and *idle_timeout* are in seconds, by default the template's.
+        *environment* holds for every command; the mesh neither stores nor logs it.
+
+        Raises:
+            ConfigurationError: there is no usable profile.
+            MeshError: the mesh refused or failed.
+
+        """
+        mesh = Mesh.join(profile)
+        try:
+            info = await mesh.create(template, lifetime, idle_timeout, environment)
+        except BaseException:
+            await mesh.leave()
+            raise
+        return cls(Session(mesh, info.session_id), made_here=True)
+
+    @classmethod
+    async def connect(
+        cls, session_id: str, *, profile: Profile | Path | str | None = None
+    ) -> Self:
+        """Return the sandbox of a session that is there already.
+
+        Raises:
+            ConfigurationError: there is no usable profile.
+            SessionNotFoundError: there is no such session any more.
+            PermissionDeniedError: it is not ours.
+
+        """
+        mesh = Mesh.join(profile)
+        try:
+            await mesh.get(session_id)
+        except BaseException:
+            await mesh.leave()
+            raise
+        return cls(Session(mesh, session_id), made_here=False)
+
+    @classmethod
+    async def get(
+        cls, session_id: str, *, profile: Profile | Path | str | None = None
+    ) -> SessionInfo:
+        """Tell about one session.
+
+        Raises:
+            SessionNotFoundError: there is no such session any more.
+
+        """
+        mesh = Mesh.join(profile)
+        try:
+            return await mesh.get(session_id)
+        finally:
+            await mesh.leave()
+
+    @classmethod
+    async def list(
+        cls, *, profile: Profile | Path | str | None = None
+    ) -> tuple[SessionInfo, ...]:
+        """Tell about our live sessions, oldest first."""
+        mesh = Mesh.join(profile)
+        try:
+            return await mesh.list()
+        finally:
+            await mesh.leave()
+
+    @property
+    def session_id(self) -> str:
+        """The name of the session, for `connect`."""
+        return self._session.session_id
+
+    async def info(self) -> SessionInfo:
+        """Tell about this session."""
+        return await self._session.mesh.get(self.session_id)
+
+    async def extend(self, lifetime: float | timedelta) -> SessionInfo:
+        """Move the end of this session to *lifetime* (seconds) from now.
+
+        The template's longest lifetime since creation caps it.
+        """
+        return await self._session.mesh.extend(self.session_id, lifetime)
+
+    async def kill(self) -> None:
+        """End the sandbox with its processes and files; one that is over is fine."""
+        with suppress(SessionNotFoundError):
+            await self._session.mesh.delete(self.session_id)
+
+    async def close(self) -> None:
+        """Let go of the connection; the sandbox lives on until its time is up."""
+        if self._open:
+            self._open = False
+            await self._session.mesh.leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Shielded: a cancelled caller must not leave its sandbox behind.
+        ending = asyncio.ensure_future(self._end())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending
+            raise
+
+    async def _end(self) -> None:
+        try:
+            if self._made_here and self._open:
+                await self.kill()
+        finally:
+            await self.close()
