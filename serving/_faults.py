@@ -55,8 +55,8 @@ class FatalError(Exception):
 class ListenError(FatalError):
     """Nobody can listen on *address*; *cause* is the system's word for why."""
 
-    def __init__(self, address: str, cause: OSError | None = None) -> None:
-        number = cause.errno if cause else None
+    def __init__(self, address: str, cause: Exception | None = None) -> None:
+        number = _errno(cause)
         why = os.strerror(number).lower() if number else "the address cannot be bound"
         super().__init__(
             f"cannot listen on {address}: {why}",
@@ -64,6 +64,15 @@ class ListenError(FatalError):
             status=EX_UNAVAILABLE,
         )
         self.address = address
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """Return the system's number of the fault behind *error*, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__
+    return None
 
 
 _HINTS: dict[int | None, str] = {

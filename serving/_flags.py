@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from tlsloader import SpiffeID, parse_matcher, parse_trust_domain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,18 +147,10 @@ def _id_range(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _spiffe_id(text: str) -> Any:
-    return importlib.import_module("tlsloader").SpiffeID.parse(text)
-
-
-def _matcher(text: str) -> Any:
-    return importlib.import_module("tlsloader").parse_matcher(text)
-
-
 def _trust_domain(text: str) -> str:
     if "/" in text or not text:
         _refuse(text, "a trust domain such as cluster.local")
-    return str(_spiffe_id(f"spiffe://{text}/a").trust_domain)
+    return parse_trust_domain(text)
 
 
 def _trust_bundle(text: str) -> tuple[str, Path]:
@@ -187,9 +180,9 @@ PAIR = FlagType("name=value", _pair)
 """→ (name, value); meant for ``flag(mapping=True)``."""
 ID_RANGE = FlagType("first-last", _id_range)
 """A range of user ids, both ends included → (first, last)."""
-SPIFFE_ID = FlagType("spiffe-id", _spiffe_id)
+SPIFFE_ID = FlagType("spiffe-id", SpiffeID.parse)
 """→ `tlsloader.SpiffeID`."""
-MATCHER = FlagType("matcher", _matcher)
+MATCHER = FlagType("matcher", parse_matcher)
 """An exact ID, ``spiffe://td/path/`` or ``spiffe://td/`` → `tlsloader.Matcher`."""
 TRUST_DOMAIN = FlagType("trust-domain", _trust_domain)
 """→ its name as text."""

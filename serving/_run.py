@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from serving._faults import EX_CONFIG, EX_SOFTWARE, FatalError, Fault, print_faults
+from tlsloader import MaterialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["announce", "run"]
 
 _INTERRUPTED = 130
+_MATERIAL_HINT = "is whoever issues certificates writing these files?"
 
 _log = logging.getLogger(__name__)
 
@@ -25,9 +27,9 @@ def run(main: Coroutine[Any, Any, None], stream: TextIO | None = None) -> int:
     """Run *main* on uvloop, where there is one, and return the exit status.
 
     0 after a clean end; the status of a `FatalError`, and 78 for unusable TLS
-    material, after ``error:`` and ``hint:`` lines on *stream* (standard error); 70
-    after anything unforeseen, which is logged with its traceback; 130 when a
-    second signal cut the end short.
+    material or any error with a ``hint``, after ``error:`` and ``hint:`` lines on
+    *stream* (standard error); 70 after anything unforeseen, which is logged with
+    its traceback; 130 when a second signal cut the end short.
     """
     stream = stream or sys.stderr
     try:
@@ -84,7 +86,7 @@ def _leaves(error: Exception) -> Iterator[Exception]:
 def _known(error: Exception) -> tuple[list[Fault], int] | None:
     if isinstance(error, FatalError):
         return list(error.faults), error.status
-    if isinstance(error, importlib.import_module("tlsloader").MaterialError):
-        hint = "is whoever issues certificates writing these files?"
-        return [(str(error), hint)], EX_CONFIG
-    return None
+    if isinstance(error, MaterialError):
+        return [(str(error), _MATERIAL_HINT)], EX_CONFIG
+    hint = getattr(error, "hint", None)  # siblings' errors, which we may not import
+    return ([(str(error), hint)], EX_CONFIG) if isinstance(hint, str) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+import tlsloader
 from serving._faults import ListenError
 from serving._health import Health
 
@@ -193,7 +194,7 @@ async def _accept(hosted: Hosted, bound: str) -> str:
         return bound
     try:
         return await hosted.acceptor.start(hosted.listen)
-    except OSError as error:
+    except (OSError, tlsloader.ListenError) as error:
         raise ListenError(hosted.listen, error) from error
 
 
