@@ -24,6 +24,7 @@ from tlsloader._pem import (
 from tlsloader._rules import (
     MAX_CHAIN,
     check_dates,
+    check_leaf,
     check_signer,
     leaf_identity,
     verified_chain,
@@ -196,6 +197,7 @@ def _own_identity(
         raise MaterialError("chain_too_long", text)
     try:
         identity = leaf_identity(leaf)
+        check_leaf(leaf)
         check_dates(leaf, now)
         for signer in signers:
             check_signer(signer, identity.trust_domain)

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-__all__ = ["check_dates", "check_signer", "leaf_identity", "verified_chain"]
+__all__ = [
+    "MAX_CHAIN",
+    "check_dates",
+    "check_leaf",
+    "check_signer",
+    "leaf_identity",
+    "verified_chain",
+]
 
 MAX_CHAIN = 8
 _MIN_RSA_BITS = 2048
@@ -43,19 +50,40 @@ _LEAF_POLICY = ExtensionPolicy.permit_all().require_present(
 
 
 def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
-    """Return the identity of *leaf*, a well-formed X509-SVID that signs nothing.
+    """Return the identity that *leaf* names in its only URI.
 
     Raises:
-        RuleBrokenError: *leaf* is not one.
+        RuleBrokenError: it names none, several, or a whole trust domain.
 
-    Source: X509-SVID standard, sections 2, 3.1, 4.1, 4.3 and 4.4.
+    Source: X509-SVID standard, sections 2 and 3.1.
+    """
+    uris = _uris(_extensions(leaf))
+    if not uris:
+        raise RuleBrokenError("no_uri", "it names no SPIFFE ID (no URI in its SAN)")
+    if len(uris) > 1:
+        raise RuleBrokenError("several_uris", f"it holds {len(uris)} URIs, not one")
+    try:
+        identity = SpiffeID.parse(uris[0])
+    except InvalidSpiffeIDError as error:
+        raise RuleBrokenError("not_spiffe", str(error)) from error
+    if not identity.path:
+        raise RuleBrokenError("no_path", f"{identity} is a trust domain, no workload")
+    return identity
+
+
+def check_leaf(leaf: x509.Certificate) -> None:
+    """Refuse a *leaf* that may do more or less than prove one workload.
+
+    Source: X509-SVID standard, sections 4.1, 4.3 and 4.4; RFC 5280, section 4.2.1.6.
     """
     extensions = _extensions(leaf)
-    identity = _named(leaf, extensions)
+    names = _extension(extensions, x509.SubjectAlternativeName)
+    if names and not names.critical and not leaf.subject.rdns:
+        text = "its subject is empty, but its SAN is not critical"
+        raise RuleBrokenError("san_not_critical", text)
     _check_leaf_use(extensions)
     _check_purpose(extensions)
     _check_key(leaf)
-    return identity
 
 
 def check_dates(leaf: x509.Certificate, now: datetime) -> None:
@@ -121,25 +149,6 @@ def verified_chain(
     except VerificationError as error:
         text = f"it does not chain to its trust bundle ({error})"
         raise RuleBrokenError("untrusted_chain", text) from error
-
-
-def _named(leaf: x509.Certificate, extensions: x509.Extensions) -> SpiffeID:
-    uris = _uris(extensions)
-    if not uris:
-        raise RuleBrokenError("no_uri", "it names no SPIFFE ID (no URI in its SAN)")
-    if len(uris) > 1:
-        raise RuleBrokenError("several_uris", f"it holds {len(uris)} URIs, not one")
-    try:
-        identity = SpiffeID.parse(uris[0])
-    except InvalidSpiffeIDError as error:
-        raise RuleBrokenError("not_spiffe", str(error)) from error
-    if not identity.path:
-        raise RuleBrokenError("no_path", f"{identity} is a trust domain, no workload")
-    names = _extension(extensions, x509.SubjectAlternativeName)
-    if names and not names.critical and not leaf.subject.rdns:
-        text = "its subject is empty, but its SAN is not critical"
-        raise RuleBrokenError("san_not_critical", text)
-    return identity
 
 
 def _check_leaf_use(extensions: x509.Extensions) -> None:

@@ -15,6 +15,7 @@ from tlsloader._errors import PeerRefusedError, RuleBrokenError
 from tlsloader._rules import (
     MAX_CHAIN,
     check_dates,
+    check_leaf,
     check_signer,
     leaf_identity,
     verified_chain,
@@ -73,6 +74,7 @@ def verify_peer(
     claimed: SpiffeID | None = None
     try:
         claimed = leaf_identity(leaf)
+        check_leaf(leaf)
         bundle = _bundle_for(claimed, bundles, allow)
         check_dates(leaf, now)
         for signer in signers:
