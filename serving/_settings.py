@@ -97,7 +97,9 @@ def read(
         for field in dataclasses.fields(settings)  # type: ignore[arg-type]
         if _KEY in field.metadata
     ]
-    values = _values(click.Command(prog, params=[*options], help=_doc(settings)), argv)
+    values = _values(
+        click.Command(prog, params=[*options], help=_doc(settings)), argv, found
+    )
     _look_for_strangers(values.args, options, found)
     if not found.faults:
         told = settings(
@@ -176,8 +178,10 @@ class _Option(click.Option):
         return pairs
 
 
-def _values(command: click.Command, argv: Sequence[str]) -> click.Context:
-    """Parse *argv*; what is malformed is left out and noted by the options."""
+def _values(
+    command: click.Command, argv: Sequence[str], found: _Found
+) -> click.Context:
+    """Parse *argv*; what is malformed is left out and noted."""
     try:
         return command.make_context(
             command.name,
@@ -189,9 +193,13 @@ def _values(command: click.Command, argv: Sequence[str]) -> click.Context:
     except click.exceptions.Exit as error:
         raise SystemExit(error.exit_code) from None
     except click.UsageError as error:
-        raise SettingsError(
-            [(error.format_message().rstrip("."), "see --help")]
-        ) from None
+        fault = error.format_message().rstrip(".").replace("Option ", "the flag ", 1)
+        found.faults.append((fault, "see --help"))
+        name = getattr(error, "option_name", "")
+        rest = [arg for arg in argv if arg.partition("=")[0] != name]
+        if len(rest) == len(argv):
+            raise SettingsError(found.faults) from None
+        return _values(command, rest, found)
 
 
 def _look_for_strangers(
