@@ -1,5 +1,7 @@
 """Load, follow and prove identities; TLS in both directions, under gRPC."""
 
+from tlsloader._acceptor import Acceptor, UnixAcceptor
+from tlsloader._dialer import Dialer
 from tlsloader._errors import (
     DialFailedError,
     FrameError,
@@ -18,8 +20,10 @@ from tlsloader._spiffe import SpiffeID, parse_trust_domain
 from tlsloader._verify import Peer, recheck, verify_peer
 
 __all__ = [
+    "Acceptor",
     "Allowlist",
     "DialFailedError",
+    "Dialer",
     "FixedSource",
     "FrameError",
     "InvalidMatcherError",
@@ -35,6 +39,7 @@ __all__ = [
     "SpiffeID",
     "TLSLoaderError",
     "TrustBundle",
+    "UnixAcceptor",
     "parse_matcher",
     "parse_trust_domain",
     "recheck",

@@ -1,0 +1,279 @@
+"""The ends in front of our gRPC servers: TLS, and plain Unix for our own user."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, Literal
+
+from clock import SYSTEM, Clock
+from tlsloader._context import handshake_reason, peer_chain, server_context
+from tlsloader._door import Door, Proven
+from tlsloader._errors import PeerRefusedError
+from tlsloader._private import credentials
+from tlsloader._relay import LINGER, End
+from tlsloader._verify import Peer, recheck, verify_peer
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+    from tlsloader._carried import Carried
+    from tlsloader._matchers import Allowlist
+    from tlsloader._material import Material
+    from tlsloader._source import Source
+
+__all__ = ["Acceptor", "UnixAcceptor"]
+
+_log = logging.getLogger(__name__)
+
+_HANDSHAKE: Final = b"\x16"
+_PATIENCE: Final = 1.0
+
+
+class Acceptor(Door):
+    """The TLS end in front of a gRPC server.
+
+    It proves each client before any HTTP/2 byte flows: a certificate of an identity
+    that *allow* admits, by the roots of that identity's own trust domain. With
+    ``client_certificate="optional"`` a client may also show none at all.
+
+    At most *max_handshakes* run at a time, each connection has *handshake_timeout*
+    seconds to prove itself, and those that say nothing cost neither a handshake nor
+    a place that a better one wants.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        source: Source,
+        *,
+        allow: Allowlist,
+        client_certificate: Literal["required", "optional"] = "required",
+        clock: Clock = SYSTEM,
+        max_handshakes: int = 64,
+        handshake_timeout: float = 5.0,
+        max_connections: int = 4096,
+        name: str = "data",
+    ) -> None:
+        super().__init__(name=name, clock=clock, max_connections=max_connections)
+        self._source = source
+        self._allow = allow
+        self._certificate = client_certificate
+        self._timeout = handshake_timeout
+        self._slots = asyncio.Semaphore(max_handshakes)
+        self._shaking: dict[asyncio.Task[object], None] = {}
+        self._own = self._fresh()
+        self._unsubscribe = source.subscribe(self._renew)
+
+    def peer(self, context_peer: str) -> Peer | None:
+        """Return who is behind a handler's ``context.peer()``, proven still.
+
+        ``None``: the client showed no certificate, where that is optional.
+
+        Raises:
+            PeerRefusedError: dates, bundles or allowlist speak against it by now, or
+                nobody proved this connection.
+
+        """
+        carried = self._find(context_peer)
+        if carried.peer is None:
+            return None
+        carried.peer = recheck(
+            carried.peer,
+            bundles=self._source.current().bundles,
+            allow=self._allow,
+            now=self._clock.now(),
+        )
+        return carried.peer
+
+    def change_allowlist(self, allow: Allowlist) -> None:
+        """Admit only *allow* from now on; who is not on it any more is cut off."""
+        self._allow = allow
+        self._own = self._fresh()
+        self._evict()
+
+    async def aclose(self) -> None:
+        """Stop listening, end every connection now and remove the private folder."""
+        self._unsubscribe()
+        await super().aclose()
+
+    async def _prove(self, connection: socket.socket) -> Proven:
+        end = End()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await _client_hello(connection)
+                async with self._slot():
+                    own = await self._shake_hands(end, connection)
+            return Proven(end, self._judge(end), own)
+        except BaseException as error:
+            if end.connected:
+                end.transport.abort()
+            connection.close()
+            if isinstance(error, OSError):
+                raise PeerRefusedError(handshake_reason(error), _text(error)) from error
+            raise
+
+    async def _shake_hands(self, end: End, connection: socket.socket) -> Material:
+        own, context = self._own
+        if self._clock.now() >= own.not_after:
+            text = f"our own identity {own.identity} expired at {own.not_after:%FT%TZ}"
+            raise PeerRefusedError("own_identity_expired", text)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: end,
+            connection,
+            ssl=context,
+            ssl_handshake_timeout=self._timeout,
+            ssl_shutdown_timeout=LINGER,
+        )
+        return own
+
+    def _judge(self, end: End) -> Peer | None:
+        tls: ssl.SSLObject = end.transport.get_extra_info("ssl_object")
+        if tls.selected_alpn_protocol() != "h2":
+            raise PeerRefusedError("no_http2", "the peer does not speak h2 (ALPN)")
+        chain = peer_chain(tls)
+        if not chain and self._certificate == "optional":
+            return None
+        return verify_peer(
+            chain,
+            bundles=self._source.current().bundles,
+            allow=self._allow,
+            now=self._clock.now(),
+        )
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait for one of the handshakes' places, a second at most.
+
+        After that the handshake that has lasted longest makes room.
+        """
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._slots.acquire()
+        except TimeoutError:
+            if self._shaking:
+                slowest = next(iter(self._shaking))
+                del self._shaking[slowest]
+                slowest.cancel()
+                self._refuse(PeerRefusedError("displaced", "its handshake was slow"))
+            await self._slots.acquire()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._shaking[task] = None
+        try:
+            yield
+        finally:
+            self._shaking.pop(task, None)
+            self._slots.release()
+
+    def _fresh(self) -> tuple[Material, ssl.SSLContext]:
+        own = self._source.current()
+        domains = self._allow.trust_domains
+        return own, server_context(own, domains, self._certificate)
+
+    def _renew(self, _material: Material) -> None:
+        """Take the new generation for new connections and let the old ones drain."""
+        self._own = self._fresh()
+        self._evict()
+        for carried in self._carried.values():
+            carried.relay.goaway()
+
+    def _evict(self) -> None:
+        bundles = self._source.current().bundles
+        for carried in self._carried.values():
+            error = carried.judge(bundles, self._allow)
+            if error is not None:
+                self._refuse(error)
+                carried.relay.abort()
+
+    def _still_admitted(self, carried: Carried) -> None:
+        # A generation may have come while it was connected to the server
+        error = carried.judge(self._source.current().bundles, self._allow)
+        if error is not None:
+            raise error
+
+    def _admitted(self, proven: Proven) -> None:
+        peer, own = proven.peer, proven.own
+        assert own is not None  # noqa: S101
+        _log.info(
+            "peer admitted",
+            extra={
+                "door": self.name,
+                "peer_id": str(peer.id) if peer else None,
+                "peer_leaf_sha256": peer.leaf_sha256 if peer else None,
+                "own_id": str(own.identity),
+                "own_leaf_sha256": own.leaf_sha256,
+                "generation": own.generation,
+            },
+        )
+
+
+class UnixAcceptor(Door):
+    """The end in front of a gRPC server for processes of our own user only.
+
+    No TLS: the kernel says whose process is at the other end.
+    """
+
+    def peer(self, context_peer: str) -> None:
+        """Return nothing: the peer is our own user, and has no SPIFFE ID.
+
+        Raises:
+            PeerRefusedError: nobody proved this connection.
+
+        """
+        self._find(context_peer)
+
+    async def start(self, listen: str) -> str:
+        """Listen at *listen*, which must be ``unix:/path``.
+
+        Raises:
+            ListenError: the path is in use, or not ours to take.
+            ValueError: *listen* is something else.
+
+        """
+        if not listen.startswith("unix:"):
+            raise ValueError(f"{listen!r} is not unix:/path: this door knows no TLS")
+        return await super().start(listen)
+
+    async def _prove(self, connection: socket.socket) -> Proven:
+        end = End()
+        try:
+            _check_user(credentials(connection).uid)
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: end, connection)
+        except BaseException:
+            connection.close()
+            raise
+        return Proven(end)
+
+
+def _check_user(uid: int) -> None:
+    if uid != os.getuid():
+        text = f"the peer is user {uid}, not our own user {os.getuid()}"
+        raise PeerRefusedError("other_user", text)
+
+
+async def _client_hello(connection: socket.socket) -> None:
+    """Wait for the first byte without taking it; it must begin a TLS handshake."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
+    first = connection.recv(1, socket.MSG_PEEK)
+    if not first:
+        raise PeerRefusedError("hung_up", "the peer left without a word")
+    if first != _HANDSHAKE:
+        raise PeerRefusedError("not_tls", "the peer does not speak TLS")
+
+
+def _text(error: OSError) -> str:
+    """Return what is known of a failed handshake, as a sentence."""
+    if isinstance(error, TimeoutError):
+        return "the peer did not prove itself in time"
+    return f"the handshake failed: {error}"

@@ -1,0 +1,92 @@
+"""HTTP/2 frames: make a few, and follow the borders of those that pass."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "GOAWAY",
+    "HEADER",
+    "FrameFollower",
+    "frame",
+]
+
+HEADER: Final = 9
+"""Bytes of a frame header. Source: RFC 9113, section 4.1."""
+
+HEADERS_KIND: Final = 0x1
+RST_STREAM_KIND: Final = 0x3
+SETTINGS_KIND: Final = 0x4
+PUSH_PROMISE_KIND: Final = 0x5
+PING_KIND: Final = 0x6
+GOAWAY_KIND: Final = 0x7
+CONTINUATION_KIND: Final = 0x9
+
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+
+_BLOCKS: Final = frozenset((HEADERS_KIND, PUSH_PROMISE_KIND, CONTINUATION_KIND))
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Make one frame. Source: RFC 9113, section 4.1."""
+    head = len(payload).to_bytes(3, "big") + bytes((kind, flags))
+    return head + stream.to_bytes(4, "big") + payload
+
+
+GOAWAY: Final = frame(GOAWAY_KIND, 0, 0, b"\x7f\xff\xff\xff\x00\x00\x00\x00")
+"""No new streams, please; all that were begun will be served (NO_ERROR).
+
+Source: RFC 9113, section 6.8 (graceful shutdown).
+"""
+
+
+class FrameFollower:
+    """Know, of the bytes a server sends, where one frame ends and the next begins.
+
+    A place inside a header block (HEADERS without END_HEADERS, then CONTINUATION)
+    does not count: nothing may stand between them. Nor does the very start: the
+    first frame must be the server's SETTINGS.
+    Source: RFC 9113, sections 3.4 and 6.10.
+    """
+
+    __slots__ = ("_block_open", "_head", "_left", "_started")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._block_open = False
+        self._started = False
+
+    @property
+    def at_border(self) -> bool:
+        """Whether a frame may be put behind all that was fed."""
+        return self._started and not (self._left or self._block_open) and not self._head
+
+    def feed(self, data: bytes) -> int:
+        """Follow *data*; return the offset of the first border in it, or -1."""
+        first, at, end = -1, 0, len(data)
+        while at < end:
+            if self._left:
+                step = min(self._left, end - at)
+                self._left -= step
+                at += step
+            else:
+                at = self._read_head(data, at)
+            if first < 0 and self.at_border:
+                first = at
+        return first
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        head = self._head + data[at : at + HEADER - len(self._head)]
+        at += len(head) - len(self._head)
+        if len(head) < HEADER:
+            self._head = head
+            return at
+        self._head = b""
+        self._started = True
+        self._left = int.from_bytes(head[:3], "big")
+        if head[3] in _BLOCKS:
+            self._block_open = not head[4] & END_HEADERS
+        return at

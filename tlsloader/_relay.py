@@ -1,0 +1,190 @@
+"""Carry bytes between two connections, with back-pressure both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast
+
+from tlsloader._frames import GOAWAY, FrameFollower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LINGER", "End", "Relay"]
+
+LINGER: Final = 2.0
+"""Seconds that the last bytes may take once one side has ended."""
+
+
+def _drop(_data: bytes) -> None:
+    """Take what still comes in after the end."""
+
+
+class End(asyncio.Protocol):
+    """One of two connections; keeps what it hears until somebody listens.
+
+    Plain ``Protocol`` on purpose: asyncio's ``BufferedProtocol`` over TLS loses
+    bytes unless its buffer is a memoryview, and gains nothing here.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.heard: asyncio.Future[bool] = loop.create_future()
+        """True at the first byte; False if the connection ended before."""
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.connected = False
+        self.full = False
+        self._held: list[bytes] = []
+        self._deliver: Callable[[bytes], None] | None = None
+        self._ended: Callable[[], object] | None = None
+        self._flow: Callable[[bool], None] | None = None
+
+    def watch(self, ended: Callable[[], object]) -> None:
+        """Have *ended* called at the end, while bytes are still being kept."""
+        self._ended = ended
+
+    def attach(
+        self,
+        deliver: Callable[[bytes], None],
+        ended: Callable[[], None],
+        flow: Callable[[bool], None] | None = None,
+    ) -> None:
+        """From now on hand bytes to *deliver*, and say when they end.
+
+        *flow* hears ``True`` when this side takes no more for now, ``False`` when
+        it does again. What was held back is delivered by `release`.
+        """
+        self._deliver, self._ended, self._flow = deliver, ended, flow
+
+    def release(self) -> None:
+        """Deliver what was held back, in order."""
+        held, self._held = self._held, []
+        for data in held:
+            if self._deliver is not None:
+                self._deliver(data)
+        if self.lost.done() and self._ended is not None:
+            self._ended()
+
+    def silence(self) -> None:
+        """Deliver nothing any more."""
+        self._deliver = _drop
+
+    def hold(self, paused: bool) -> None:  # noqa: FBT001
+        """Stop reading, or go on."""
+        if self.transport.is_closing():
+            return
+        # uvloop raises for a connection that ends at this very moment
+        with suppress(RuntimeError):
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's
+        self.transport = cast("asyncio.Transport", transport)
+        self.connected = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._deliver is not None:
+            self._deliver(data)
+            return
+        # uvloop delivers the first bytes in spite of a pause: keep them all
+        self._held.append(data)
+        self.hold(paused=True)
+        if not self.heard.done():
+            self.heard.set_result(True)
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self._flow is not None:
+            self._flow(True)  # noqa: FBT003
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self._flow is not None:
+            self._flow(False)  # noqa: FBT003
+
+    def eof_received(self) -> None:
+        """End both ways: TLS knows no half-open connection that gRPC would use."""
+        if not self.heard.done():
+            self.heard.set_result(False)
+        if self._ended is not None:
+            self._ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.eof_received()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class Relay:
+    """Join a server's and a client's connection until one of them ends.
+
+    What one side sent before it ended still reaches the other, within `LINGER`.
+    """
+
+    def __init__(self, *, server: End, client: End) -> None:
+        self._server, self._client = server, client
+        self._frames = FrameFollower()
+        self._goaway_due = False
+        self._goaway_sent = False
+        self._closing: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Let the bytes flow, first those that came already."""
+        server, client = self._server, self._client
+        server.attach(self._from_server, self.close, client.hold)
+        client.attach(server.transport.write, self.close, server.hold)
+        client.hold(server.full)
+        server.hold(client.full)
+        client.release()
+        server.release()
+
+    def goaway(self) -> None:
+        """Ask the client to open a new connection for new calls, at the next border."""
+        if self._goaway_sent:
+            return
+        self._goaway_sent = True
+        if self._frames.at_border:
+            self._client.transport.write(GOAWAY)
+        else:
+            self._goaway_due = True
+
+    def close(self) -> None:
+        """End both sides after what was sent already; `abort` after `LINGER`."""
+        if self._closing is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._closing = loop.call_later(LINGER, self.abort)
+        for end in (self._server, self._client):
+            end.silence()
+            end.transport.close()
+
+    def abort(self) -> None:
+        """End both sides now; what was not sent is lost."""
+        for end in (self._server, self._client):
+            end.silence()
+            end.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return once both connections are gone."""
+        try:
+            await asyncio.shield(self._server.lost)
+            await asyncio.shield(self._client.lost)
+        finally:
+            if self._closing is not None:
+                self._closing.cancel()
+
+    def _from_server(self, data: bytes) -> None:
+        write = self._client.transport.write
+        border = self._frames.feed(data)
+        if self._goaway_due and border >= 0:
+            self._goaway_due = False
+            write(data[:border] + GOAWAY + data[border:])
+        else:
+            write(data)
