@@ -5,28 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from clock import SYSTEM, Clock
 from tlsloader._address import Address, Listener
 from tlsloader._carried import Carried
-from tlsloader._context import client_context, handshake_reason, peer_chain
-from tlsloader._errors import DialFailedError, PeerRefusedError
+from tlsloader._context import client_context
+from tlsloader._dial import Dial
+from tlsloader._errors import DialFailedError
 from tlsloader._matchers import Allowlist
 from tlsloader._private import PrivateFolder, credentials
 from tlsloader._refuser import Refuser
-from tlsloader._relay import LINGER, End, Relay
+from tlsloader._relay import End, Relay
 from tlsloader._tasks import OwnTasks
-from tlsloader._verify import Peer, verify_peer
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable
 
     from tlsloader._material import Material
     from tlsloader._source import Source
     from tlsloader._spiffe import SpiffeID
+    from tlsloader._verify import Peer
 
 __all__ = ["Dialer"]
 
@@ -165,73 +166,11 @@ class Dialer:
 
     async def _dial(self) -> tuple[End, Peer, Material]:
         own, context = self._own
+        dial = Dial(self._expected, self._address, own, context, self._timeout)
         if self._leaving:
-            raise self._failed("closing", "this way is being closed")
-        if self._clock.now() >= own.not_after:
-            text = f"our own identity {own.identity} expired at {own.not_after:%FT%TZ}"
-            raise self._failed("own_identity_expired", text)
-        remote = End()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._open(remote, context)
-                peer = self._judge(remote)
-                await self._first_byte(remote, own)
-        except BaseException as error:
-            if remote.connected:
-                remote.transport.abort()
-            if isinstance(error, OSError):
-                raise self._explained(error) from error
-            raise
-        return remote, peer, own
-
-    async def _open(self, remote: End, context: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        address = self._address
-        how: dict[str, Any] = {
-            "ssl": context,
-            # An SNI that no server expects would only make noise in its log
-            "server_hostname": "",
-            "ssl_handshake_timeout": self._timeout,
-            "ssl_shutdown_timeout": LINGER,
-        }
-        if address.path:
-            await loop.create_unix_connection(lambda: remote, address.path, **how)
-        else:
-            await loop.create_connection(
-                lambda: remote, address.host, address.port, **how
-            )
-
-    def _judge(self, remote: End) -> Peer:
-        tls: ssl.SSLObject = remote.transport.get_extra_info("ssl_object")
-        if tls.selected_alpn_protocol() != "h2":
-            raise self._failed("no_http2", "the server does not speak h2 (ALPN)")
-        try:
-            return verify_peer(
-                peer_chain(tls),
-                bundles=self._source.current().bundles,
-                allow=self._allow,
-                now=self._clock.now(),
-            )
-        except PeerRefusedError as error:
-            presented = error.peer_id
-            if presented is not None and presented != self._expected:
-                text = f"server is {presented}, expected {self._expected}"
-            else:
-                text = f"server is not proven to be {self._expected}: {error}"
-            raise self._failed(error.reason, text, presented) from error
-
-    async def _first_byte(self, remote: End, own: Material) -> None:
-        """Wait for the server's SETTINGS.
-
-        With TLS 1.3 our handshake ends before the server has judged us, and it says
-        nothing when it refuses: the first byte is the proof that it does not.
-        """
-        if not await remote.heard:
-            text = (
-                f"the server {self._expected} closed the connection right after the "
-                f"handshake: it most likely refuses us, {own.identity}"
-            )
-            raise self._failed("closed_after_handshake", text)
+            raise dial.failed("closing", "this way is being closed")
+        end, peer = await dial.run(self._clock.now())
+        return end, peer, own
 
     async def _carry(self, relay: Relay, peer: Peer, own: Material) -> None:
         carried = Carried(relay, peer, self._clock)
@@ -286,33 +225,6 @@ class Dialer:
                 "detail": str(error),
                 "peer_id": str(error.peer_id) if error.peer_id else None,
             },
-        )
-
-    def _explained(self, error: OSError) -> DialFailedError:
-        address = self._address
-        match error:
-            case ssl.SSLCertVerificationError():
-                domain = self._expected.trust_domain
-                text = (
-                    f"the certificate of the server at {address} leads to no root of "
-                    f"{domain} ({error.verify_message}); expected {self._expected}"
-                )
-                return self._failed(handshake_reason(error), text)
-            case ssl.SSLError() | ConnectionAbortedError() | ConnectionResetError():
-                text = f"the TLS handshake with {address} failed: {error}"
-                return self._failed(handshake_reason(error), text)
-            case TimeoutError():
-                text = f"no proven connection to {address} within {self._timeout:g} s"
-                return self._failed("timeout", text)
-            case _:
-                text = f"cannot connect to {address}: {error.strerror or error}"
-                return self._failed("unreachable", text)
-
-    def _failed(
-        self, reason: str, text: str, presented: SpiffeID | None = None
-    ) -> DialFailedError:
-        return DialFailedError(
-            reason, text, expected=self._expected, presented=presented
         )
 
 

@@ -130,19 +130,21 @@ class Gate(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self,
         continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler behind the gate; the same one for each call."""
         method = handler_call_details.method
-        handler = self._handlers.get(method)
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is not None:
-                handler = self._wrap(method, handler)
-                self._remember(method, handler)
-        return handler
+            return None
+        wrapped = self._wrap(method, handler)
+        self._remember(method, wrapped)
+        return wrapped
 
     def _remember(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
         # A generic handler takes any name: callers must not fill the memory with them
@@ -175,13 +177,14 @@ class Gate(grpc.aio.ServerInterceptor):
         make = _MAKERS[
             bool(handler.request_streaming), bool(handler.response_streaming)
         ]
-        return make(
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
             guarded,
             request_deserializer=(
                 handler.request_deserializer if handler.request_streaming else None
             ),
             response_serializer=handler.response_serializer,
         )
+        return wrapped
 
     async def _admit(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any]
