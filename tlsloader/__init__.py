@@ -15,7 +15,7 @@ from tlsloader._errors import (
 from tlsloader._files import Paths
 from tlsloader._matchers import Allowlist, Matcher, parse_matcher
 from tlsloader._material import Material, TrustBundle
-from tlsloader._source import FixedSource, Source
+from tlsloader._source import FileSource, FixedSource, Source
 from tlsloader._spiffe import SpiffeID, parse_trust_domain
 from tlsloader._verify import Peer, recheck, verify_peer
 
@@ -24,6 +24,7 @@ __all__ = [
     "Allowlist",
     "DialFailedError",
     "Dialer",
+    "FileSource",
     "FixedSource",
     "FrameError",
     "InvalidMatcherError",

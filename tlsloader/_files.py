@@ -33,6 +33,7 @@ class Text(NamedTuple):
 
     name: str
     data: bytes
+    exposed: bool = False  # whether users other than the owner can read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,19 @@ class Snapshot:
     foreign: Mapping[str, Text]
 
     @classmethod
-    def read(cls, paths: Paths, foreign: Mapping[str, Path]) -> Self:
-        """Read them all; a *foreign* file that is missing is a withdrawn bundle.
+    def read(
+        cls, paths: Paths, foreign: Mapping[str, Path], *, complete: bool = False
+    ) -> Self:
+        """Read them all; blocks on file I/O.
+
+        Unless all must be *complete*, a foreign file that is missing is a bundle
+        that was withdrawn.
 
         Raises:
             MaterialError: a file is missing, unreadable or no ordinary file.
         """
-        texts = {domain: _read(path) for domain, path in foreign.items()}
+        read = _required if complete else _read
+        texts = {domain: read(path) for domain, path in foreign.items()}
         return cls(
             _required(paths.key),
             _required(paths.chain),
@@ -63,14 +70,13 @@ class Snapshot:
     def digest(self) -> bytes:
         """A hash over the content of every file, to see whether any changed."""
         whole = hashlib.sha256()
-        for name, data in (
-            self.key,
-            self.chain,
-            self.bundle,
-            *((domain, self.foreign[domain].data) for domain in sorted(self.foreign)),
-        ):
-            whole.update(f"{name}\0{len(data)}\0".encode())
-            whole.update(data)
+        own = (self.key, self.chain, self.bundle)
+        others = (
+            Text(domain, self.foreign[domain].data) for domain in sorted(self.foreign)
+        )
+        for text in (*own, *others):
+            whole.update(f"{text.name}\0{len(text.data)}\0".encode())
+            whole.update(text.data)
         return whole.digest()
 
 
@@ -91,7 +97,8 @@ def _read(path: Path) -> Text | None:
     except OSError as error:
         raise _unreadable(path, error) from error
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
             text = f"{path} is no ordinary file; name a PEM file"
             raise MaterialError("not_a_file", text)
         try:
@@ -101,7 +108,7 @@ def _read(path: Path) -> Text | None:
     if len(data) > _MAX_BYTES:
         text = f"{path} is larger than {_MAX_BYTES} bytes; name a PEM file"
         raise MaterialError("file_too_large", text)
-    return Text(str(path), data)
+    return Text(str(path), data, exposed=bool(mode & 0o077))
 
 
 def _unreadable(path: Path, error: OSError) -> MaterialError:

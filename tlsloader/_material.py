@@ -119,15 +119,14 @@ class Material:
 
         Args:
             paths: our own key, chain and bundle.
-            foreign: files with the bundles of other trust domains, by domain; one
-                that is missing is a withdrawn one.
+            foreign: files with the bundles of other trust domains, by domain.
             now: the instant, in UTC, at which our leaf must be valid.
             generation: the number that the snapshot gets.
 
         Raises:
             MaterialError: the files do not form one usable identity.
         """
-        snapshot = Snapshot.read(paths, foreign or {})
+        snapshot = Snapshot.read(paths, foreign or {}, complete=True)
         return cls.judged(snapshot, now=now, generation=generation)
 
     @classmethod
