@@ -19,7 +19,9 @@ _PUBLIC = 0o644
 
 def private_folder(path: Path) -> Path:
     """Make *path*, and what is missing above it, for our own user only."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.exists():
+        private_folder(path.parent)  # `mkdir(parents=True)` would make these public
+    path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
