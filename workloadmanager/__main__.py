@@ -1,0 +1,176 @@
+"""The WorkloadManager's composition root: the only module that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, aclosing
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from authority import Authority
+from clock import SYSTEM
+from cubemesh.v1 import workloadmanager_pb2_grpc
+from serving import (
+    FatalError,
+    Health,
+    Hosted,
+    Metrics,
+    SettingsError,
+    announce,
+    configure_logging,
+    new_server,
+    parse,
+    run,
+    serve,
+    start_metrics,
+    stop_on_signals,
+)
+from workloadmanager._door import Entrance, entrance
+from workloadmanager._errors import StateError, TemplateFileError
+from workloadmanager._figures import Figures
+from workloadmanager._identities import Identities
+from workloadmanager._local import LocalEngine
+from workloadmanager._picod import Plan
+from workloadmanager._servicer import WorkloadManagerServicer
+from workloadmanager._sessions import Sessions
+from workloadmanager._settings import Settings
+from workloadmanager._state import StateFolder, private_folder
+from workloadmanager._store import Store
+from workloadmanager._templatefile import load_templates
+from workloadmanager._uids import Uids, default_range
+
+if TYPE_CHECKING:
+    from workloadmanager._templates import Templates
+
+_GRACE = 10.0
+_UID_MAP = Path("/proc/self/uid_map")
+
+
+async def main(settings: Settings) -> None:
+    """Assemble the WorkloadManager and serve until told to stop.
+
+    SIGTERM leaves the sandboxes alive for the next start; SIGINT ends them all.
+    """
+    templates = _templates(settings)
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        received = stack.enter_context(stop_on_signals(stop))
+        state = _state(settings)
+        stack.callback(state.close)
+        try:
+            store = await Store.open(state.store)
+        except StateError as error:
+            raise FatalError(str(error), error.hint) from error
+        stack.push_async_callback(store.close)
+        door = await entrance(settings)
+        identities = await _identities(settings, state)
+        engine = await stack.enter_async_context(
+            aclosing(_engine(settings, state, identities, door.own_id))
+        )
+        sessions = Sessions(
+            store=store,
+            engine=engine,
+            templates=templates,
+            limit=settings.max_sessions,
+        )
+        async with sessions.running():
+            await _serve(settings, sessions, door, identities, stop)
+            if received[:1] == [signal.SIGINT]:
+                await sessions.delete_all("shutdown")
+
+
+async def _serve(
+    settings: Settings,
+    sessions: Sessions,
+    door: Entrance,
+    identities: Identities,
+    stop: asyncio.Event,
+) -> None:
+    health, metrics = Health("cubemesh.v1.WorkloadManager"), Metrics()
+    metrics.registry.register(Figures(sessions))
+    server = new_server([metrics.calls, *door.interceptors], health=health)
+    servicer = WorkloadManagerServicer(sessions, isolation=settings.isolation)
+    workloadmanager_pb2_grpc.add_WorkloadManagerServicer_to_server(servicer, server)
+    with start_metrics(settings.metrics_listen, metrics) as figures:
+        await serve(
+            Hosted(server, settings.listen, door.acceptor),
+            jobs=[*door.jobs, identities.renew(), _let_watchers_go(sessions, stop)],
+            stop=stop,
+            health=health,
+            grace=_GRACE,
+            ready=lambda at: announce(listen=at[0], metrics=figures),
+        )
+
+
+async def _let_watchers_go(sessions: Sessions, stop: asyncio.Event) -> None:
+    """End what would never end by itself, so that the rest can be waited for."""
+    await stop.wait()
+    sessions.feed.close()
+
+
+def _templates(settings: Settings) -> Templates:
+    try:
+        return load_templates(settings.templates)
+    except TemplateFileError as error:
+        hint = "docs/reference/templates.md tells what a template holds"
+        raise SettingsError([(fault, hint) for fault in error.faults]) from error
+
+
+def _state(settings: Settings) -> StateFolder:
+    try:
+        private_folder(settings.runtime)
+        return StateFolder.open(settings.state)
+    except StateError as error:
+        raise FatalError(str(error), error.hint) from error
+    except OSError as error:
+        hint = "choose another --runtime"
+        raise FatalError(f"cannot use the runtime folder: {error}", hint) from error
+
+
+async def _identities(settings: Settings, state: StateFolder) -> Identities:
+    authority = await asyncio.to_thread(
+        Authority.load_or_create,
+        state.authority,
+        settings.sandbox_domain,
+        now=SYSTEM.now(),
+    )
+    identities = Identities(
+        authority,
+        namespace=settings.namespace,
+        life=timedelta(seconds=settings.svid_ttl),
+    )
+    await identities.publish(state.bundle(settings.sandbox_domain))
+    return identities
+
+
+def _engine(
+    settings: Settings, state: StateFolder, identities: Identities, own_id: str
+) -> LocalEngine:
+    bundles = dict(settings.trust_bundles)
+    if settings.mtls_ca_file is not None:
+        bundles[settings.trust_domain] = settings.mtls_ca_file.absolute()
+    plan = Plan(
+        runtime=settings.runtime.absolute(),
+        logs=state.logs,
+        isolation=settings.isolation,
+        auth_mode=settings.picod_auth_mode,
+        router_id=str(settings.router_id or ""),
+        own_id=own_id,
+        sandbox_bundle=state.bundle(settings.sandbox_domain),
+        trust_bundles=bundles,
+        public_keys=settings.jwt_public_keys_file,
+        log_level=settings.log_level,
+    )
+    uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
+    return LocalEngine(plan, identities=identities, uids=uids)
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    told = parse(Settings, sys.argv[1:], os.environ, prog="workloadmanager")
+    configure_logging("workloadmanager", told.log_level)
+    sys.exit(run(main(told)))

@@ -1,0 +1,86 @@
+"""What makes sandboxes and ends them: the one thing that sessions ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from datetime import datetime
+
+    from workloadmanager._templates import Template
+    from workloadmanager._values import Isolation, Owner, Session
+
+__all__ = ["Activity", "Engine", "Order", "Sandbox"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a sandbox is to be made for. *environment* may hold secrets."""
+
+    session_id: str
+    sandbox_id: str
+    namespace: str
+    template: Template
+    owner: Owner
+    expires_at: datetime
+    environment: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A sandbox that can run commands of its session."""
+
+    address: str
+    spiffe_id: str
+    isolation: Isolation
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a sandbox itself says of its use."""
+
+    open_calls: int
+    last_activity: datetime
+
+
+class Engine(Protocol):
+    """Makes, finds and ends sandboxes of one kind.
+
+    A *record* is the engine's own text by which a later process finds the sandbox;
+    it holds no secret.
+    """
+
+    async def make(
+        self, order: Order, recorded: Callable[[str], Awaitable[None]]
+    ) -> Sandbox:
+        """Make a sandbox, bound to its session; *recorded* keeps its record early.
+
+        Whoever gets an exception, also a cancellation, calls `destroy`.
+
+        Raises:
+            SandboxStartError: it did not come to life.
+            PoolExhaustedError: there is no room for it.
+        """
+
+    async def destroy(self, sandbox_id: str, record: str) -> None:
+        """End every process of the sandbox and remove its files.
+
+        Returns when all of it is gone; a sandbox that is not there is fine.
+        """
+
+    async def adopt(self, session: Session) -> Activity | None:
+        """Take over the living sandbox of *session*; None: it is not there any more."""
+
+    async def activity(self, sandbox_id: str) -> Activity | None:
+        """Ask the sandbox itself whether it is in use; None: it does not say."""
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Destroy whatever sandboxes are left that nobody knows."""
+
+    def forget(self, sandbox_id: str) -> None:
+        """Remove the last traces, such as the log, of a sandbox long gone."""
+
+    def watch(self, died: Callable[[str, str], None]) -> None:
+        """Call *died* (sandbox id, reason) when one ends by itself."""

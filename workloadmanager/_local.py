@@ -1,0 +1,277 @@
+"""Sandboxes as processes of this machine, each a PicoD in a session of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import grpc
+
+from workloadmanager._control import Control, peer_pid
+from workloadmanager._engine import Sandbox
+from workloadmanager._errors import SandboxStartError
+from workloadmanager._ids import is_sandbox_id
+from workloadmanager._picod import Place, Plan, mark_words
+from workloadmanager._process import Mark, Process, end_all, kin, start
+from workloadmanager._remove import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+    from pathlib import Path
+
+    from workloadmanager._engine import Activity, Order
+    from workloadmanager._identities import Identities
+    from workloadmanager._uids import Uids
+    from workloadmanager._values import Session
+
+__all__ = ["LocalEngine"]
+
+_START = 30.0  # seconds that a PicoD may take to be there
+_END = 2.0  # and to go by itself
+_ADOPT = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Box:
+    """One sandbox that we hold."""
+
+    place: Place
+    process: Process | None = None
+    control: Control | None = None
+    ending: bool = False
+    fault: str = ""
+
+
+class LocalEngine:
+    """Makes, finds and ends sandboxes on this machine; see `Engine`."""
+
+    def __init__(self, plan: Plan, *, identities: Identities, uids: Uids) -> None:
+        self._plan, self._identities, self._uids = plan, identities, uids
+        self._boxes: dict[str, _Box] = {}
+        self._died: Callable[[str, str], None] = lambda _sandbox, _reason: None
+
+    def watch(self, died: Callable[[str, str], None]) -> None:
+        """Call *died* (sandbox id, reason) when one ends by itself."""
+        self._died = died
+
+    async def make(
+        self, order: Order, recorded: Callable[[str], Awaitable[None]]
+    ) -> Sandbox:
+        """Start a PicoD, give it its identity and bind it to its session."""
+        place = self._plan.place(order.sandbox_id, self._uids.take())
+        box = _Box(place)
+        self._boxes[order.sandbox_id] = box
+        try:
+            async with asyncio.timeout(_START):
+                return await self._make(box, order, recorded)
+        except (OSError, TimeoutError, grpc.aio.AioRpcError, EOFError) as error:
+            log = self._log(order.sandbox_id)
+            raise SandboxStartError(f"{_text(error)}; its log: {log}") from error
+
+    async def _make(
+        self, box: _Box, order: Order, recorded: Callable[[str], Awaitable[None]]
+    ) -> Sandbox:
+        box.place.folder.mkdir(mode=0o700)
+        output = self._spawn(box, order)
+        try:
+            await recorded(box.place.record())
+            if self._plan.auth_mode == "mtls":
+                await self._identities.issue(order.sandbox_id, box.place.folder)
+            await _first_line(output, box)
+        finally:
+            os.close(output)
+        box.control = Control(box.place.control)
+        await box.control.bind(order)
+        report = await box.control.report()
+        if report.sandbox_id != order.sandbox_id or not report.ready:
+            raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
+        spiffe_id = str(self._identities.name(order.sandbox_id))
+        return Sandbox(box.place.address, spiffe_id, report.isolation)
+
+    def _spawn(self, box: _Box, order: Order) -> int:
+        """Start the process; return where its first line can be read."""
+        argv = self._plan.argv(box.place, order.template)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        log = os.open(self._log(order.sandbox_id), flags, 0o600)
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(writing, True)
+        try:
+            environment = self._plan.environment(box.place)
+            mark = start(argv, environment, output=writing, log=log)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+            os.close(log)
+        box.place = replace(box.place, mark=mark)
+        self._hold(box, Process.of_child(mark))
+        return reading
+
+    def _hold(self, box: _Box, process: Process) -> None:
+        box.process = process
+        process.on_end(lambda: self._on_end(box))
+
+    def _on_end(self, box: _Box) -> None:
+        if not box.ending:
+            self._died(box.place.sandbox_id, box.fault or "SANDBOX_UNREACHABLE")
+
+    async def destroy(self, sandbox_id: str, record: str) -> None:
+        """Have PicoD end itself, then kill whatever is left, and remove its folder."""
+        box = self._boxes.get(sandbox_id)
+        if box is None:
+            found = Place.read(sandbox_id, record) if record else None
+            box = _Box(found or self._plan.place(sandbox_id))
+        box.ending = True
+        self._identities.drop(sandbox_id)
+        # Descendants must be known before their parents are gone.
+        relatives = await self._kin(box.place)
+        await self._shut_down(box)
+        while relatives:
+            await end_all(relatives)
+            relatives = await self._kin(box.place)
+        await asyncio.to_thread(remove_tree, box.place.folder)
+        if box.process is not None:
+            box.process.close()
+        self._uids.give(box.place.uid)
+        self._boxes.pop(sandbox_id, None)
+
+    async def _shut_down(self, box: _Box) -> None:
+        if box.control is None:
+            return
+        with suppress(grpc.aio.AioRpcError, TimeoutError):
+            async with asyncio.timeout(_END):
+                await box.control.shutdown()
+                if box.process is not None:
+                    await box.process.ended.wait()
+        await box.control.aclose()
+        box.control = None
+
+    async def _kin(self, place: Place) -> set[Mark]:
+        words = mark_words(place.sandbox_id)
+        return await asyncio.to_thread(kin, words, root=place.mark, uid=place.uid)
+
+    async def adopt(self, session: Session) -> Activity | None:
+        """Take over a PicoD that proves to be the one of *session*."""
+        if not session.record:
+            return None
+        place = Place.read(session.sandbox_id, session.record)
+        process = None if place.mark is None else Process.watch(place.mark)
+        if process is None:
+            return None
+        control = Control(place.control)
+        activity = await self._prove(place, control, session)
+        if activity is None:
+            process.close()
+            await control.aclose()
+            return None
+        box = _Box(place, control=control)
+        self._boxes[session.sandbox_id] = box
+        self._hold(box, process)
+        self._uids.hold(place.uid)
+        if self._plan.auth_mode == "mtls":
+            self._identities.resume(session.sandbox_id, place.folder)
+        return activity
+
+    async def _prove(
+        self, place: Place, control: Control, session: Session
+    ) -> Activity | None:
+        """Return its activity if it is who we think it is, and well."""
+        try:
+            pid = await asyncio.to_thread(peer_pid, place.control)
+            report = await control.report(_ADOPT)
+        except (OSError, grpc.aio.AioRpcError) as error:
+            _log.warning(
+                "sandbox does not answer",
+                extra={"sandbox_id": session.sandbox_id, "detail": _text(error)},
+            )
+            return None
+        said = (pid, report.sandbox_id, report.session_id, report.ready)
+        expected = (
+            place.mark and place.mark.pid,
+            session.sandbox_id,
+            session.session_id,
+            True,
+        )
+        if said == expected:
+            return report.activity
+        _log.warning(
+            "sandbox is not the one expected",
+            extra={"sandbox_id": session.sandbox_id, "detail": f"{said}"},
+        )
+        return None
+
+    async def activity(self, sandbox_id: str) -> Activity | None:
+        """Ask PicoD whether it is in use."""
+        box = self._boxes.get(sandbox_id)
+        if box is None or box.control is None:
+            return None
+        try:
+            return (await box.control.report(1.0)).activity
+        except grpc.aio.AioRpcError:
+            return None
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Destroy the sandboxes in our runtime folder that nobody knows."""
+        names = await asyncio.to_thread(os.listdir, self._plan.runtime)
+        for name in names:
+            if is_sandbox_id(name) and name not in known:
+                _log.warning("unknown sandbox removed", extra={"sandbox_id": name})
+                await self.destroy(name, "")
+
+    def forget(self, sandbox_id: str) -> None:
+        """Remove its log."""
+        with suppress(OSError):
+            self._log(sandbox_id).unlink()
+
+    async def aclose(self) -> None:
+        """Let go of all sandboxes; they live on."""
+        for box in self._boxes.values():
+            box.ending = True
+            if box.process is not None:
+                box.process.close()
+            if box.control is not None:
+                await box.control.aclose()
+
+    def _log(self, sandbox_id: str) -> Path:
+        return self._plan.logs / f"{sandbox_id}.log"
+
+
+async def _first_line(output: int, box: _Box) -> None:
+    """Return once the process has written a line.
+
+    Raises:
+        EOFError: it ended before.
+    """
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    if box.process is not None:
+        box.process.on_end(news.set)
+    loop.add_reader(output, news.set)
+    try:
+        while True:
+            await news.wait()
+            news.clear()
+            with suppress(BlockingIOError):
+                if b"\n" in (data := os.read(output, 65536)):
+                    return
+                if not data:
+                    break
+            if box.process is None or box.process.ended.is_set():
+                break
+    finally:
+        loop.remove_reader(output)
+    status = None if box.process is None else box.process.status
+    raise EOFError(f"PicoD ended at once, with status {status}")
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return f"{type(error).__name__}: {error}"

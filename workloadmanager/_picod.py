@@ -1,0 +1,126 @@
+"""How a PicoD is told what it is to be: its command line and its folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from workloadmanager._process import Mark
+from workloadmanager._templates import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workloadmanager._templates import Template
+
+__all__ = ["LONGEST_RUNTIME", "Place", "Plan", "mark_words"]
+
+_LONGEST_SOCKET = 107  # Source: unix(7), sun_path
+LONGEST_RUNTIME = _LONGEST_SOCKET - len("/sbx-") - 26 - len("/control.sock")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What all PicoDs of this WorkloadManager have in common."""
+
+    runtime: Path
+    logs: Path
+    isolation: str
+    auth_mode: str
+    router_id: str
+    own_id: str
+    sandbox_bundle: Path
+    trust_bundles: Mapping[str, Path] = field(default_factory=dict)
+    public_keys: Path | None = None
+    log_level: str = "info"
+    orphan_timeout: float = 900.0
+
+    def argv(self, place: Place, template: Template) -> list[str]:
+        """Return the command that serves one sandbox."""
+        level = template.isolation or self.isolation
+        argv = [sys.executable, "-I", "-m", "picod"]
+        argv += ["--listen", place.address]
+        argv += ["--control-listen", f"unix:{place.control}"]
+        argv += mark_words(place.sandbox_id)
+        argv += ["--picod-auth-mode", self.auth_mode]
+        argv += ["--workloadmanager-id", self.own_id] if self.own_id else []
+        argv += self._identity(place)
+        argv += ["--isolation", level]
+        argv += ["--orphan-timeout", f"{self.orphan_timeout:.3f}s"]
+        argv += ["--log-level", self.log_level]
+        if place.uid is not None:
+            argv += ["--uid", str(place.uid)]
+        if template.python:
+            argv += ["--python", template.python]
+        for name, value in template.limits.items():
+            argv += ["--limit", f"{name}={_write_limit(name, value)}"]
+        return argv
+
+    def environment(self, place: Place) -> dict[str, str]:
+        """Return all the environment that a PicoD has."""
+        return {
+            "LANG": "C.UTF-8",
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "TMPDIR": str(place.folder),  # so that what it leaves goes with it
+        }
+
+    def place(self, sandbox_id: str, uid: int | None = None) -> Place:
+        """Return where the sandbox lives."""
+        return Place(sandbox_id, self.runtime / sandbox_id, uid)
+
+    def _identity(self, place: Place) -> list[str]:
+        argv = ["--router-id", self.router_id] if self.router_id else []
+        if self.auth_mode == "jwt":
+            return [*argv, "--jwt-public-keys-file", str(self.public_keys)]
+        argv += ["--mtls-cert-file", str(place.folder / "svid.pem")]
+        argv += ["--mtls-key-file", str(place.folder / "key.pem")]
+        argv += ["--mtls-ca-file", str(self.sandbox_bundle)]
+        for domain, path in self.trust_bundles.items():
+            argv += ["--trust-bundle", f"{domain}={path}"]
+        return argv
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sandbox lives, and once it runs, which process it is."""
+
+    sandbox_id: str
+    folder: Path
+    uid: int | None = None
+    mark: Mark | None = None
+
+    @property
+    def control(self) -> Path:
+        """The socket of its second door."""
+        return self.folder / "control.sock"
+
+    @property
+    def address(self) -> str:
+        """Its data door."""
+        return f"unix:{self.folder}/data.sock"
+
+    def record(self) -> str:
+        """Return the text from which `read` makes this again."""
+        values: dict[str, object] = {"folder": str(self.folder), "uid": self.uid}
+        if self.mark is not None:
+            values |= self.mark._asdict()
+        return json.dumps(values)
+
+    @classmethod
+    def read(cls, sandbox_id: str, record: str) -> Self:
+        """Return the place that *record* tells of."""
+        values = json.loads(record)
+        mark = Mark(values["pid"], values["started"]) if "pid" in values else None
+        return cls(sandbox_id, Path(values["folder"]), values["uid"], mark)
+
+
+def mark_words(sandbox_id: str) -> list[str]:
+    """Return the words of its command line by which a PicoD can be found."""
+    return ["--sandbox-id", sandbox_id]
+
+
+def _write_limit(name: str, value: float) -> str:
+    return f"{value:.3f}s" if LIMITS[name] == "duration" else str(int(value))

@@ -1,0 +1,190 @@
+"""What the WorkloadManager can be told from outside, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003  # read at run time
+from typing import TYPE_CHECKING
+
+import click
+
+from serving import (
+    COUNT,
+    DURATION,
+    ID_RANGE,
+    LISTEN,
+    LOG_LEVEL,
+    PATH,
+    SPIFFE_ID,
+    TRUST_BUNDLE,
+    TRUST_DOMAIN,
+    flag,
+)
+from tlsloader import Paths
+from workloadmanager._ids import is_label
+from workloadmanager._picod import LONGEST_RUNTIME
+from workloadmanager._templates import ISOLATION_LEVELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from serving import Fault
+    from tlsloader import SpiffeID
+
+__all__ = ["Settings"]
+
+_LOOPBACK = ("127.0.0.1:", "[::1]:", "localhost:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Own all sessions and the sandboxes behind them."""
+
+    listen: str = flag(
+        "--listen", LISTEN, help="Where Routers call: host:port or unix:/path"
+    )
+    state: Path = flag(
+        "--state", PATH, help="The folder of what outlives us; ours alone (0700)"
+    )
+    runtime: Path = flag(
+        "--runtime", PATH, help="The folder of the sandboxes' sockets; short, ours"
+    )
+    trust_domain: str = flag(
+        "--trust-domain",
+        TRUST_DOMAIN,
+        default="cluster.local",
+        help="The trust domain of the services",
+    )
+    sandbox_trust_domain: str | None = flag(
+        "--sandbox-trust-domain",
+        TRUST_DOMAIN,
+        default=None,
+        help="That of the sandboxes; sandbox.<trust domain> if not set",
+    )
+    namespace: str = flag(
+        "--namespace",
+        default="agentcube-system",
+        help="The namespace in the sandboxes' SPIFFE IDs",
+    )
+    enable_mtls: bool = flag(
+        "--enable-mtls/--no-enable-mtls",
+        default=True,
+        help="Both sides prove themselves; without, loopback and Unix sockets only",
+    )
+    mtls_cert_file: Path | None = flag(
+        "--mtls-cert-file", PATH, default=None, help="Our X509-SVID, leaf first"
+    )
+    mtls_key_file: Path | None = flag(
+        "--mtls-key-file", PATH, default=None, help="Its private key"
+    )
+    mtls_ca_file: Path | None = flag(
+        "--mtls-ca-file", PATH, default=None, help="The bundle of our own trust domain"
+    )
+    trust_bundles: Mapping[str, Path] = flag(
+        "--trust-bundle",
+        TRUST_BUNDLE,
+        mapping=True,
+        help="The bundle of another trust domain; repeatable",
+    )
+    router_id: SpiffeID | None = flag(
+        "--router-id", SPIFFE_ID, default=None, help="The one SPIFFE ID that may call"
+    )
+    picod_auth_mode: str = flag(
+        "--picod-auth-mode",
+        click.Choice(["mtls", "jwt"]),
+        default="mtls",
+        help="How Routers prove themselves to sandboxes",
+    )
+    jwt_public_keys_file: Path | None = flag(
+        "--jwt-public-keys-file",
+        PATH,
+        default=None,
+        help="jwt: the JWKS that the Routers publish",
+    )
+    templates: Path | None = flag(
+        "--templates", PATH, default=None, help="A YAML file of templates"
+    )
+    svid_ttl: float = flag(
+        "--svid-ttl", DURATION, default="1h", help="The life of sandboxes' identities"
+    )
+    sandbox_uid_range: tuple[int, int] | None = flag(
+        "--sandbox-uid-range",
+        ID_RANGE,
+        default=None,
+        help="As root: the users to run sandboxes as, FIRST-LAST, one each",
+    )
+    isolation: str = flag(
+        "--isolation",
+        click.Choice(list(ISOLATION_LEVELS)),
+        default="bwrap",
+        help="What separates code from the host, if the template does not say",
+    )
+    max_sessions: int = flag(
+        "--max-sessions", COUNT, default=1000, help="How many sandboxes there may be"
+    )
+    metrics_listen: str = flag(
+        "--metrics-listen", LISTEN, default="127.0.0.1:0", help="Prometheus, by HTTP"
+    )
+    log_level: str = flag(
+        "--log-level", LOG_LEVEL, default="info", help="How much is logged"
+    )
+
+    @property
+    def tls(self) -> Paths:
+        """The files of our identity; `faults` made sure of them."""
+        assert self.mtls_key_file is not None  # noqa: S101
+        assert self.mtls_cert_file is not None  # noqa: S101
+        assert self.mtls_ca_file is not None  # noqa: S101
+        return Paths(self.mtls_key_file, self.mtls_cert_file, self.mtls_ca_file)
+
+    @property
+    def sandbox_domain(self) -> str:
+        """The sandboxes' trust domain."""
+        return self.sandbox_trust_domain or f"sandbox.{self.trust_domain}"
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the flags."""
+        yield from self._identity_faults()
+        runtime = len(os.fsencode(self.runtime.absolute()))
+        if runtime > LONGEST_RUNTIME:
+            yield (
+                f"--runtime is {runtime} bytes long, too long for sockets in it",
+                f"choose a folder of at most {LONGEST_RUNTIME} bytes",
+            )
+        if not is_label(self.namespace):
+            yield (f"--namespace {self.namespace!r} is no label", "use a-z, 0-9 and -")
+        if self.sandbox_domain == self.trust_domain:
+            yield (
+                "the sandboxes' trust domain is that of the services",
+                "who makes sandboxes' identities must not be able to make the Router's",
+            )
+        if self.sandbox_uid_range and os.geteuid() != 0:
+            yield (
+                "--sandbox-uid-range needs root",
+                "start as root, or leave the flag out",
+            )
+
+    def _identity_faults(self) -> Iterator[Fault]:
+        if self.enable_mtls:
+            yield from self._missing(
+                "--mtls-cert-file", "--mtls-key-file", "--mtls-ca-file", "--router-id"
+            )
+        else:
+            if self.picod_auth_mode != "jwt":
+                yield (
+                    "--no-enable-mtls goes with --picod-auth-mode jwt only",
+                    "set both, or neither",
+                )
+            if not self.listen.startswith(("unix:", *_LOOPBACK)):
+                yield (
+                    f"--no-enable-mtls cannot listen on {self.listen}",
+                    "without mTLS: 127.0.0.1:PORT or unix:/path",
+                )
+        if self.picod_auth_mode == "jwt":
+            yield from self._missing("--jwt-public-keys-file")
+
+    def _missing(self, *names: str) -> Iterator[Fault]:
+        for name in names:
+            if getattr(self, name.removeprefix("--").replace("-", "_")) is None:
+                yield (f"{name} is not set", "the mode that is chosen needs it")
