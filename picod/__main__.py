@@ -1,0 +1,162 @@
+"""PicoD's composition root: the only module that knows every part."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, aclosing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from auth import KeysError, PublicKeys, Verifier
+from picod._callers import by_certificate, by_socket, by_token
+from picod._control import Isolation, SandboxControlServicer
+from picod._errors import IsolationError
+from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
+from picod._runner import Runner
+from picod._sandbox import Sandbox
+from picod._servicer import PicoDServicer
+from picod._settings import Settings
+from serving import (
+    FatalError,
+    Health,
+    Hosted,
+    announce,
+    configure_logging,
+    new_server,
+    parse,
+    run,
+    serve,
+    stop_on_signals,
+)
+from tlsloader import Acceptor, Allowlist, FileSource, UnixAcceptor
+from tlsloader.grpc import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from tlsloader import SpiffeID
+
+_GRACE = 3.0  # after the end has begun there is nobody left to wait for but answers
+
+
+async def main(settings: Settings) -> None:
+    """Make the runner's place and serve until the sandbox has ended."""
+    with ExitStack() as places:
+        folder = None
+        if settings.isolation == "none":
+            folder = places.enter_context(_folder(settings))
+        async with aclosing(await _runner(settings, folder)) as runner:
+            await _serve(settings, runner)
+
+
+async def _serve(settings: Settings, runner: Runner) -> None:
+    """Assemble the doors in front of *runner* and serve them."""
+    sandbox = Sandbox(settings.sandbox_id)
+    data, keep_fresh = await _data_door(settings, sandbox)
+    control = UnixAcceptor(name="control")
+    PicoDServicer(sandbox, runner).add_to(data.server)
+    jobs = (
+        keep_fresh,
+        end_at_expiry(sandbox),
+        end_on_fault(sandbox, runner),
+        end_when_orphaned(
+            sandbox, lambda: control.connections, timeout=settings.orphan_timeout
+        ),
+        _close_at_end(runner, sandbox),
+    )
+    with stop_on_signals(sandbox.ended):
+        await serve(
+            data,
+            _control_door(settings, sandbox, control),
+            jobs=jobs,
+            stop=sandbox.ended,
+            grace=_GRACE,
+            ready=lambda at: announce(listen=at[0], control=at[1]),
+        )
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[Path]:
+    """Make the folder of a runner that nothing isolates, and remove it."""
+    with TemporaryDirectory(prefix="cubemesh-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if settings.uid is not None:
+            folder.chmod(0o711)  # the runner's user passes through, and reads nothing
+        yield folder
+
+
+async def _runner(settings: Settings, folder: Path | None) -> Runner:
+    try:
+        return await Runner.start(
+            sandbox_id=settings.sandbox_id,
+            level=settings.isolation,
+            uid=settings.uid,
+            limits=settings.runner_limits,
+            python=str(settings.python),
+            folder=folder,
+        )
+    except IsolationError as error:
+        raise FatalError(str(error), error.hint) from error
+
+
+async def _data_door(
+    settings: Settings, sandbox: Sandbox
+) -> tuple[Hosted, Coroutine[Any, Any, Any]]:
+    """Return the Router's door, and the job that keeps fresh what it goes by."""
+    health = Health("cubemesh.v1.PicoD")
+    if settings.picod_auth_mode == "jwt":
+        keys = await _public_keys(settings.keys)
+        gate = Gate(by_token(Verifier(keys, sandbox.sandbox_id), sandbox))
+        return Hosted(new_server([gate], health=health), settings.listen), keys.follow()
+    source = await FileSource.load(settings.tls, settings.trust_bundles)
+    _require_own_identity(source.current().identity, sandbox)
+    acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
+    gate = Gate(by_certificate(acceptor, settings.router))
+    server = new_server([gate], health=health)
+    return Hosted(server, settings.listen, acceptor), source.follow()
+
+
+async def _public_keys(path: Path) -> PublicKeys:
+    try:
+        return await PublicKeys.load(path)
+    except KeysError as error:
+        raise FatalError(str(error), "is the Router publishing its keys?") from error
+
+
+def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
+    """Refuse to show one sandbox's identity at another one's door."""
+    if not own.path.endswith(f"/sandbox/{sandbox.sandbox_id}"):
+        raise FatalError(
+            f"the identity {own} is not that of {sandbox.sandbox_id}",
+            "--mtls-cert-file and --sandbox-id belong to different sandboxes",
+        )
+
+
+def _control_door(
+    settings: Settings, sandbox: Sandbox, acceptor: UnixAcceptor
+) -> Hosted:
+    health = Health("cubemesh.v1.SandboxControl")
+    server = new_server([Gate(by_socket(acceptor))], health=health)
+    isolation = Isolation(
+        level=settings.isolation,
+        uid=os.getuid() if settings.uid is None else settings.uid,
+        own_uid=settings.uid is not None,
+        limits=settings.runner_limits,
+    )
+    SandboxControlServicer(sandbox, isolation).add_to(server)
+    return Hosted(server, settings.control_listen, acceptor)
+
+
+async def _close_at_end(runner: Runner, sandbox: Sandbox) -> None:
+    """Kill everything inside once the end has begun, so that calls end, too."""
+    await sandbox.ended.wait()
+    await runner.aclose()
+
+
+if __name__ == "__main__":
+    os.umask(0o077)  # the sockets are for our own user
+    told = parse(Settings, sys.argv[1:], os.environ, prog="picod")
+    configure_logging("picod", told.log_level)
+    sys.exit(run(main(told)))

@@ -1,0 +1,158 @@
+"""The wire side of PicoD: protos in, protos out, nothing decided here."""
+# ruff: noqa: N802  # the names are the contract's
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+
+from cubemesh.v1 import picod_pb2, picod_pb2_grpc
+from picod import _wire
+from picod._errors import InvalidRequestError, UploadNotCommittedError
+from picod._refusals import METHOD_NOT_SERVED, TABLE
+from serving import aborting, refuse
+
+if TYPE_CHECKING:
+    from picod._sandbox import Sandbox
+    from picod._work import Upload, Work
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+__all__ = ["PicoDServicer"]
+
+
+class PicoDServicer:
+    """Serves ``cubemesh.v1.PicoD``: every call is the work of *runner*.
+
+    It writes its answers instead of yielding them: 5 to 20 % less processor time.
+    """
+
+    def __init__(self, sandbox: Sandbox, runner: Work) -> None:
+        self._sandbox = sandbox
+        self._runner = runner
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Have *server* serve this."""
+        servicer = cast("picod_pb2_grpc.PicoDServicer", self)
+        picod_pb2_grpc.add_PicoDServicer_to_server(servicer, server)
+
+    async def Execute(
+        self, request: picod_pb2.ExecuteRequest, context: Context
+    ) -> None:
+        """Run one command; a caller who hangs up kills it with all its children."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call() as binding:
+                command = _wire.command(request, binding.environment)
+                async with aclosing(self._runner.execute(command)) as events:
+                    async for event in events:
+                        await context.write(_wire.execute_response(event))
+
+    async def ReadFile(
+        self, request: picod_pb2.ReadFileRequest, context: Context
+    ) -> None:
+        """Stream one regular file: what it is, then its bytes."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                parts = self._runner.read_file(
+                    request.path, request.offset, request.length
+                )
+                async with aclosing(parts):
+                    async for part in parts:
+                        await context.write(_wire.read_file_response(part))
+
+    async def WriteFile(self, _: Any, context: Context) -> picod_pb2.WriteFileResponse:
+        """Write one file; an upload that ends without `commit` is discarded.
+
+        A cancelled or lost call looks like the normal end of the requests, so only
+        `commit` finishes a file.
+        """
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                first = await context.read()
+                if first is grpc.aio.EOF:
+                    raise UploadNotCommittedError
+                opening = _wire.opening(first)
+                async with self._runner.write_file(opening) as upload:
+                    size = await _receive(context, upload)
+                    info = await upload.commit(size)
+        return picod_pb2.WriteFileResponse(info=_wire.file_info(info))
+
+    async def Stat(
+        self, request: picod_pb2.StatRequest, context: Context
+    ) -> picod_pb2.StatResponse:
+        """Tell about one path."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                info = await self._runner.stat(request.path)
+        return picod_pb2.StatResponse(info=_wire.file_info(info))
+
+    async def ListDirectory(
+        self, request: picod_pb2.ListDirectoryRequest, context: Context
+    ) -> None:
+        """Stream the entries of one directory in batches."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                async with aclosing(self._runner.list_directory(request.path)) as parts:
+                    async for part in parts:
+                        entries = map(_wire.file_info, part)
+                        await context.write(
+                            picod_pb2.ListDirectoryResponse(entries=entries)
+                        )
+
+    async def MakeDirectory(
+        self, request: picod_pb2.MakeDirectoryRequest, context: Context
+    ) -> picod_pb2.MakeDirectoryResponse:
+        """Make a directory."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                info = await self._runner.make_directory(
+                    request.path,
+                    make_parents=request.make_parents,
+                    permissions=request.permissions,
+                )
+        return picod_pb2.MakeDirectoryResponse(info=_wire.file_info(info))
+
+    async def Move(
+        self, request: picod_pb2.MoveRequest, context: Context
+    ) -> picod_pb2.MoveResponse:
+        """Rename a file or directory."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                info = await self._runner.move(
+                    request.source, request.target, replace=request.replace
+                )
+        return picod_pb2.MoveResponse(info=_wire.file_info(info))
+
+    async def Remove(
+        self, request: picod_pb2.RemoveRequest, context: Context
+    ) -> picod_pb2.RemoveResponse:
+        """Delete a file, or a directory with all that is in it."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                await self._runner.remove(request.path, recursive=request.recursive)
+        return picod_pb2.RemoveResponse()
+
+
+async def _receive(context: Context, upload: Upload) -> int:
+    """Pass the data on until `commit`; return the size that it tells."""
+    while (message := await context.read()) is not grpc.aio.EOF:
+        match message.WhichOneof("part"):
+            case "data":
+                await upload.write(_wire.chunk(message.data))
+            case "commit":
+                return int(message.commit.size)
+            case _:
+                raise InvalidRequestError("after `open` come `data` and `commit` only")
+    raise UploadNotCommittedError
+
+
+async def _not_yet_served(_: PicoDServicer, __: Any, context: Context) -> None:
+    await refuse(context, METHOD_NOT_SERVED, "this method is not served yet")
+
+
+# Without this, gRPC would answer what has no handler here in its own words.
+for _method in picod_pb2.DESCRIPTOR.services_by_name["PicoD"].methods:
+    if _method.name not in vars(PicoDServicer):
+        setattr(PicoDServicer, _method.name, _not_yet_served)

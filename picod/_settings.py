@@ -1,0 +1,215 @@
+"""What PicoD can be told from outside, read once and never again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path  # noqa: TC003  # read at run time
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from picod._types import Limits
+from serving import (
+    COUNT,
+    DURATION,
+    FILE,
+    LISTEN,
+    LOG_LEVEL,
+    PAIR,
+    PATH,
+    SIZE,
+    SPIFFE_ID,
+    TRUST_BUNDLE,
+    FlagType,
+    flag,
+)
+from tlsloader import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from serving import Fault
+    from tlsloader import SpiffeID
+
+__all__ = ["Settings"]
+
+_SANDBOX_ID = re.compile(r"sbx-[a-z2-7]{26}\Z")
+_LIMITS = tuple(each.name for each in fields(Limits))
+_SECONDS = frozenset({"timeout", "cpu_seconds"})
+T = TypeVar("T")
+
+
+def _sandbox_id(text: str) -> str:
+    if not _SANDBOX_ID.match(text):
+        raise ValueError(f"{text!r} is not sbx- and 26 characters of base32")
+    return text
+
+
+def _told(value: T | None) -> T:
+    if value is None:
+        raise LookupError("this is not set in this mode: see `faults`")
+    return value
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, value = PAIR.convert(text, None, None)
+    if name not in _LIMITS:
+        raise ValueError(f"there is no limit {name!r}; there are {', '.join(_LIMITS)}")
+    kind = DURATION if name in _SECONDS else SIZE
+    number: float = kind.convert(value, None, None)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0")
+    return name, number if name == "timeout" else int(number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Serve one sandbox: commands and files, all of them the work of its runner."""
+
+    listen: str = flag(
+        "--listen", LISTEN, help="The data door, for the Router: unix:/path in jwt mode"
+    )
+    control_listen: str = flag(
+        "--control-listen",
+        LISTEN,
+        help="The control door, for the WorkloadManager: unix:/path",
+    )
+    sandbox_id: str = flag(
+        "--sandbox-id",
+        FlagType("sandbox-id", _sandbox_id),
+        help="The id of this sandbox, never used again: sbx-…",
+    )
+    picod_auth_mode: str = flag(
+        "--picod-auth-mode",
+        click.Choice(["mtls", "jwt"]),
+        default="mtls",
+        help="How the Router proves itself at the data door",
+    )
+    router_id: SpiffeID | None = flag(
+        "--router-id",
+        SPIFFE_ID,
+        default=None,
+        help="mtls: the one SPIFFE ID that is admitted at the data door",
+    )
+    workloadmanager_id: SpiffeID | None = flag(
+        "--workloadmanager-id",
+        SPIFFE_ID,
+        default=None,
+        help="Who keeps the control door; over a Unix socket its user decides instead",
+    )
+    mtls_cert_file: Path | None = flag(
+        "--mtls-cert-file", PATH, default=None, help="mtls: the sandbox's X509-SVID"
+    )
+    mtls_key_file: Path | None = flag(
+        "--mtls-key-file", PATH, default=None, help="mtls: its private key"
+    )
+    mtls_ca_file: Path | None = flag(
+        "--mtls-ca-file",
+        PATH,
+        default=None,
+        help="mtls: the bundle of the sandbox's own trust domain",
+    )
+    trust_bundles: Mapping[str, Path] = flag(
+        "--trust-bundle",
+        TRUST_BUNDLE,
+        mapping=True,
+        help="mtls: the bundle of another trust domain (the Router's); repeatable",
+    )
+    jwt_public_keys_file: Path | None = flag(
+        "--jwt-public-keys-file",
+        PATH,
+        default=None,
+        help="jwt: the JWKS that the Routers publish",
+    )
+    isolation: Literal["bwrap", "none"] = flag(
+        "--isolation",
+        click.Choice(["bwrap", "none"]),
+        default="bwrap",
+        help="What separates the code from the host; none: nothing does",
+    )
+    uid: int | None = flag(
+        "--uid",
+        COUNT,
+        default=None,
+        help="The user that the code runs as; no other sandbox may have it",
+    )
+    limits: Mapping[str, float] = flag(
+        "--limit",
+        FlagType("name=value", _limit),
+        mapping=True,
+        help=f"A limit of the sandbox ({', '.join(_LIMITS)}); repeatable",
+    )
+    python: Path = flag(
+        "--python",
+        FILE,
+        default="/usr/bin/python3",
+        help="The interpreter of the runner, 3.9 or newer",
+    )
+    orphan_timeout: float = flag(
+        "--orphan-timeout",
+        DURATION,
+        default="15m",
+        help="End the sandbox when nobody held the control door for so long",
+    )
+    log_level: str = flag(
+        "--log-level", LOG_LEVEL, default="info", help="How much is logged"
+    )
+
+    @property
+    def router(self) -> SpiffeID:
+        """Who is admitted in mtls mode."""
+        return _told(self.router_id)
+
+    @property
+    def tls(self) -> Paths:
+        """The files of the sandbox's identity in mtls mode."""
+        return Paths(
+            _told(self.mtls_key_file),
+            _told(self.mtls_cert_file),
+            _told(self.mtls_ca_file),
+        )
+
+    @property
+    def keys(self) -> Path:
+        """The Routers' public keys in jwt mode."""
+        return _told(self.jwt_public_keys_file)
+
+    @property
+    def runner_limits(self) -> Limits:
+        """The limits in force."""
+        told: dict[str, Any] = dict(self.limits)
+        return Limits(**told)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the flags."""
+        yield from self._missing()
+        if not self.control_listen.startswith("unix:"):
+            yield (
+                f"--control-listen {self.control_listen} is no Unix socket",
+                "the control door knows its peer by the socket: pass unix:/path",
+            )
+        if self.listen == self.control_listen:
+            yield ("both doors are at the same address", "give each its own path")
+        if self.picod_auth_mode == "jwt" and not self.listen.startswith("unix:"):
+            yield (
+                f"--picod-auth-mode jwt cannot listen on {self.listen}",
+                "nothing is encrypted in this mode: pass unix:/path, or use mtls",
+            )
+
+    def _missing(self) -> Iterable[Fault]:
+        needed: dict[str, dict[str, object]] = {
+            "mtls": {
+                "--router-id": self.router_id,
+                "--mtls-cert-file": self.mtls_cert_file,
+                "--mtls-key-file": self.mtls_key_file,
+                "--mtls-ca-file": self.mtls_ca_file,
+            },
+            "jwt": {"--jwt-public-keys-file": self.jwt_public_keys_file},
+        }
+        for name, value in needed[self.picod_auth_mode].items():
+            if value is None:
+                yield (
+                    f"{name} is not set",
+                    f"--picod-auth-mode {self.picod_auth_mode} needs it",
+                )

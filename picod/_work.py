@@ -1,0 +1,59 @@
+"""What the servicer asks of whoever does the work inside the sandbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from picod._types import Command, Exited, FileInfo, Open, Output, Started
+
+__all__ = ["Upload", "Work"]
+
+
+class Upload(Protocol):
+    """A file that is being written; it is discarded unless committed."""
+
+    async def write(self, data: bytes) -> None:
+        """Take *data*; wait while the sandbox cannot keep up."""
+
+    async def commit(self, size: int) -> FileInfo:
+        """Finish the file, if *size* bytes were written, and tell about it."""
+
+
+class Work(Protocol):
+    """Commands and files of one sandbox; errors are those of `picod._errors`."""
+
+    def execute(
+        self, command: Command
+    ) -> AsyncGenerator[Started | Output | Exited, None]:
+        """Run *command* and yield what it does; closing kills its whole tree."""
+
+    def read_file(
+        self, path: bytes, offset: int, length: int
+    ) -> AsyncGenerator[FileInfo | bytes, None]:
+        """Yield what the file is, then *length* bytes (0: all) from *offset* on."""
+
+    def write_file(self, opening: Open) -> AbstractAsyncContextManager[Upload]:
+        """Open a file to write; leaving without a commit discards."""
+
+    async def stat(self, path: bytes) -> FileInfo:
+        """Tell about *path* itself, also if it is a symlink."""
+
+    def list_directory(self, path: bytes) -> AsyncGenerator[Sequence[FileInfo], None]:
+        """Yield the entries, sorted by name, in batches of at most 1,000."""
+
+    async def make_directory(
+        self, path: bytes, *, make_parents: bool = False, permissions: int = 0
+    ) -> FileInfo:
+        """Make a directory and tell about it."""
+
+    async def move(
+        self, source: bytes, target: bytes, *, replace: bool = False
+    ) -> FileInfo:
+        """Rename *source* to *target* and tell about it."""
+
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        """Delete a file, or a directory; *recursive* with all that is in it."""
