@@ -1,0 +1,347 @@
+"""The client of one runner: commands and files of one sandbox, no gRPC, no protos."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal, Self
+
+from picod import _messages as messages
+from picod import _protocol as wire
+from picod._bundle import bundle
+from picod._diagnose import diagnose, read_settings
+from picod._errors import RunnerFaultError
+from picod._link import Link
+from picod._messages import Stages
+from picod._spawn import spawn_bwrap, spawn_none
+from picod._types import (
+    Cause,
+    Command,
+    Exited,
+    FileInfo,
+    FileType,
+    Limits,
+    Mode,
+    Open,
+    Output,
+    Started,
+)
+from picod._values import pack, text, unpack_dict
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from pathlib import Path
+
+    from picod._streams import Stream
+    from picod._values import Value
+
+__all__ = [
+    "Cause",
+    "Command",
+    "Exited",
+    "FileInfo",
+    "FileType",
+    "Limits",
+    "Mode",
+    "Open",
+    "Output",
+    "Runner",
+    "Stages",
+    "Started",
+    "Upload",
+]
+
+_log = logging.getLogger("picod.runner")
+_START = 10.0
+_END = 5.0
+
+
+class Runner:
+    """One sandbox: everything in it is the work of its runner.
+
+    Make it with `start`, end it with `aclose`.
+    """
+
+    def __init__(self, link: Link, limits: Limits, stages: Stages, python: str) -> None:
+        self._link, self.limits = link, limits
+        self.stages, self.python = stages, python
+
+    @classmethod
+    async def start(  # noqa: PLR0913
+        cls,
+        *,
+        sandbox_id: str,
+        level: Literal["bwrap", "none"] = "bwrap",
+        uid: int | None = None,
+        limits: Limits | None = None,
+        python: str = "/usr/bin/python3",
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> Self:
+        """Start a runner and wait until it is ready.
+
+        Args:
+            sandbox_id: for the log.
+            level: `none` isolates nothing; it is for trying and says so in the log.
+            uid: the host's user to run as; only root can choose another than itself.
+            limits: what the sandbox may use.
+            python: the interpreter, at least 3.9.
+            environment: for every command, besides PATH, HOME and the like.
+            folder: for level `none` the private folder to work in.
+
+        Raises:
+            IsolationError: not here; it tells what would help.
+
+        """
+        limits = limits or Limits()
+        began = time.monotonic_ns()
+        if level == "bwrap":
+            spawned = spawn_bwrap(uid=uid, limits=limits, python=python)
+        else:
+            _log.warning("no isolation", extra={"sandbox_id": sandbox_id})
+            spawned = spawn_none(uid=uid, python=python, folder=folder)
+        made = time.monotonic_ns()
+        link = Link(spawned)
+        link.send(bundle())
+        link.send(messages.hello(limits, spawned.place, environment or {}))
+        hello = await _greeted(link)
+        version = text(hello, b"python").decode("ascii", "replace")
+        return cls(link, limits, messages.stages(hello, began, made), version)
+
+    # -- its life
+
+    @property
+    def fault(self) -> str | None:
+        """Why the sandbox is lost, or None."""
+        return self._link.fault
+
+    @property
+    def pid(self) -> int:
+        """The process on the host that everything in the sandbox is beneath."""
+        return self._link.pid
+
+    async def wait_ended(self) -> None:
+        """Wait until no process of the sandbox is left."""
+        await asyncio.shield(self._link.ended)
+
+    async def aclose(self) -> None:
+        """End everything in the sandbox."""
+        self._link.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END):
+                await self.wait_ended()
+            return
+        self._link.kill()
+        await self.wait_ended()
+
+    # -- commands
+
+    async def execute(
+        self, command: Command
+    ) -> AsyncGenerator[Started | Output | Exited, None]:
+        """Run *command*: yield Started, what it writes, Exited.
+
+        Closing this kills the command with all its descendants.
+
+        Raises:
+            CommandError: it did not start.
+            FileError: neither did it, because of its working directory.
+            RunnerFaultError: the sandbox is lost.
+
+        """
+        timeout = min(command.timeout or self.limits.timeout, self.limits.timeout)
+        async with self._opened(messages.execute(command, timeout)) as stream:
+            watch = self._link.late(timeout, lambda: stream.idle)
+            try:
+                if command.stdin:
+                    stream.feed(command.stdin)
+                reader = messages.Events(stream.number)
+                while not reader.over:
+                    yield reader.event(*await stream.next())
+            finally:
+                watch.cancel()
+
+    # -- files
+
+    async def read_file(
+        self, path: bytes, offset: int = 0, length: int = 0
+    ) -> AsyncGenerator[FileInfo | bytes, None]:
+        """Yield what the regular file is, then its bytes from *offset* on.
+
+        *length* 0 means to the end.
+
+        Raises:
+            FileError: not this file.
+
+        """
+        async with self._asked(
+            b"read",
+            path,
+            offset=messages.offset(offset),
+            length=messages.offset(length),
+        ) as stream:
+            while True:
+                kind, payload = await stream.next()
+                if kind == wire.DONE:
+                    return
+                yield messages.info(payload) if kind == wire.INFO else payload
+
+    @asynccontextmanager
+    async def write_file(self, opening: Open) -> AsyncIterator[Upload]:
+        """Write a file: `write` its data, then `commit`; else it is discarded.
+
+        Raises:
+            FileError: not this file.
+
+        """
+        async with self._asked(
+            b"write",
+            opening.path,
+            mode=opening.mode.value,
+            offset=messages.offset(opening.offset),
+            permissions=opening.permissions & 0o7777,
+            parents=int(opening.make_parents),
+        ) as stream:
+            yield Upload(stream)
+
+    async def stat(self, path: bytes) -> FileInfo:
+        """Tell about one path, without following a symlink in its last place.
+
+        Raises:
+            FileError: not this path.
+
+        """
+        return await self._told(b"stat", path)
+
+    async def list_directory(self, path: bytes) -> AsyncGenerator[list[FileInfo], None]:
+        """Yield the entries, sorted by name, in lists of at most 1,000.
+
+        Raises:
+            FileError: not this path.
+
+        """
+        async with self._asked(b"list", path) as stream:
+            while True:
+                kind, payload = await stream.next()
+                if kind == wire.DONE:
+                    return
+                yield messages.infos(payload)
+
+    async def make_directory(
+        self, path: bytes, *, make_parents: bool = False, permissions: int = 0
+    ) -> FileInfo:
+        """Make a directory; *permissions* 0 means 0755.
+
+        Raises:
+            FileError: not this path.
+
+        """
+        return await self._told(
+            b"make",
+            path,
+            parents=int(make_parents),
+            permissions=permissions & 0o7777,
+        )
+
+    async def move(
+        self, source: bytes, target: bytes, *, replace: bool = False
+    ) -> FileInfo:
+        """Rename; an existing *target* is refused unless *replace*.
+
+        Raises:
+            FileError: not these paths.
+
+        """
+        return await self._told(b"move", source, target=target, replace=int(replace))
+
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        """Delete a file or an empty directory, or all that is in one.
+
+        Raises:
+            FileError: not this path.
+
+        """
+        async with self._asked(b"remove", path, recursive=int(recursive)) as stream:
+            await stream.next()
+
+    @asynccontextmanager
+    async def _asked(
+        self, operation: bytes, path: bytes, **values: int | bytes
+    ) -> AsyncIterator[Stream]:
+        request: dict[bytes, Value] = {b"op": operation, b"path": path}
+        request.update((key.encode(), value) for key, value in values.items())
+        async with self._opened(pack(request)) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _opened(self, request: bytes) -> AsyncIterator[Stream]:
+        stream = self._link.open(request)
+        try:
+            yield stream
+        except wire.ProtocolError as error:
+            self._link.break_off(f"the runner broke the protocol: {error}")
+            raise RunnerFaultError from error
+        finally:
+            await stream.aclose()
+
+    async def _told(
+        self, operation: bytes, path: bytes, **values: int | bytes
+    ) -> FileInfo:
+        async with self._asked(operation, path, **values) as stream:
+            _, payload = await stream.next()
+            await stream.next()
+            return messages.info(payload)
+
+
+class Upload:
+    """A file on its way; nothing of it counts before `commit`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def write(self, data: bytes) -> None:
+        """Send *data*, waiting while the sandbox lags behind.
+
+        Raises:
+            FileError: it cannot be written.
+
+        """
+        await self._stream.send(data)
+
+    async def commit(self, size: int) -> FileInfo:
+        """Finish; *size* is how many bytes were written in all.
+
+        Raises:
+            FileError: it cannot be finished.
+
+        """
+        self._stream.end(pack({b"size": size}))
+        _, payload = await self._stream.next()
+        await self._stream.next()
+        return messages.info(payload)
+
+
+async def _greeted(link: Link) -> dict[bytes, Value]:
+    """Wait for the runner's HELLO.
+
+    Raises:
+        IsolationError: none came.
+
+    """
+    try:
+        async with asyncio.timeout(_START):
+            hello = unpack_dict(await asyncio.shield(link.hello))
+            messages.check_hello(hello)
+    except (RunnerFaultError, TimeoutError, wire.ProtocolError) as error:
+        link.break_off("the runner did not start")
+        link.kill()
+        await link.ended
+        raise diagnose(link.said or str(error), read_settings()) from error
+    except BaseException:
+        link.close()
+        link.kill()
+        raise
+    return hello

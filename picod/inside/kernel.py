@@ -1,0 +1,114 @@
+"""What the kernel offers and `os` does not: prctl, dispositions, the process table."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SIGKILL = 9
+_KEPT_SIGNALS = frozenset({SIGKILL, 17, 19})  # KILL and STOP are fixed; CHLD reaps
+_PR_SET_PDEATHSIG = 1
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.signal.restype = ctypes.c_void_p
+_libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+
+
+def _prctl(option: int, argument: int) -> int:
+    result = int(_libc.prctl(option, argument, 0, 0, 0))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    return result
+
+
+def hide() -> None:
+    """Let no process of this user open our memory or descriptors, ours or a fork's.
+
+    An exec takes it back.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+    if _prctl(_PR_GET_DUMPABLE, 0):
+        raise OSError("still dumpable")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, SIGKILL)
+
+
+def ignore_signals() -> None:
+    """Ignore every signal that can be ignored, so that untrusted code cannot end us."""
+    for number in range(1, 32):
+        if number not in _KEPT_SIGNALS:
+            _libc.signal(number, 1)
+
+
+def default_signals() -> None:
+    """Give every signal its default effect again."""
+    for number in range(1, 65):
+        if number not in _KEPT_SIGNALS:
+            _libc.signal(number, 0)
+
+
+class Process:
+    """One line of the process table."""
+
+    __slots__ = ("parent", "pid", "zombie")
+
+    def __init__(self, pid: int, parent: int, zombie: bool) -> None:  # noqa: FBT001
+        self.pid, self.parent, self.zombie = pid, parent, zombie
+
+
+def processes() -> list[Process]:
+    """Read the process table."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            descriptor = os.open("/proc/" + name + "/stat", os.O_RDONLY)
+        except OSError:
+            continue  # it is gone
+        try:
+            line = os.read(descriptor, 1024)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        fields = line[line.rfind(b")") + 2 :].split(b" ", 2)
+        found.append(Process(int(name), int(fields[1]), fields[0] in b"ZX"))
+    return found
+
+
+def descendants(roots: Iterable[int], table: list[Process]) -> list[Process]:
+    """All processes of *table* below *roots*, without these."""
+    children: dict[int, list[Process]] = {}
+    for process in table:
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    ahead = list(roots)
+    while ahead:
+        below = children.pop(ahead.pop(), [])
+        found += below
+        ahead += [process.pid for process in below]
+    return found
+
+
+def kill(pid: int) -> None:
+    """Send SIGKILL; a process that is gone is fine."""
+    try:
+        os.kill(pid, SIGKILL)
+    except OSError:
+        return

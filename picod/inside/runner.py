@@ -1,0 +1,236 @@
+"""The runner's one loop: frames in, frames out, and everything between."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+
+from picod import _protocol as wire
+from picod._values import number, pack, text, unpack_dict
+from picod.inside import files, folders, kernel
+from picod.inside.commands import TIMEOUT, Command, Order
+from picod.inside.files import Transfer
+from picod.inside.keeper import DESCRIPTORS
+from picod.inside.link import Call, HungUpError, Link
+from picod.inside.memory import Watchdog
+from picod.inside.paths import Root
+from picod.inside.reaper import Reaper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from picod._values import Value
+
+    Stream = Command | Transfer
+
+
+def main(began_ns: int) -> None:
+    """Serve PicoD on descriptor 0 until it hangs up.
+
+    Args:
+        began_ns: when the interpreter ran its first line, on the monotonic clock.
+
+    """
+    loaded_ns = time.monotonic_ns()
+    kernel.hide()
+    kernel.ignore_signals()
+    kernel.adopt_orphans()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
+    os.closerange(3, DESCRIPTORS)
+    link = Link(os.dup(0))
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(null, descriptor)
+    os.close(null)
+    runner = Runner(link, (began_ns, loaded_ns))
+    try:
+        runner.serve()
+    except HungUpError:
+        runner.end()
+
+
+class Runner:
+    """All streams of the one connection."""
+
+    def __init__(self, link: Link, stages: tuple[int, int]) -> None:
+        self._link, self._stages = link, stages
+        self._streams: dict[int, Stream] = {}
+        self._ready: dict[int, Stream] = {}
+        self._blocked: set[int] = set()
+        self._requests: dict[int, list[bytes]] = {}
+        self._last = 0
+        self._defaults: dict[bytes, Value] = {}
+        self._roots: list[Root] = []
+        self._reaper = Reaper()
+        self._watchdog = Watchdog(self._reaper)
+
+    def serve(self) -> None:
+        """Go round until PicoD hangs up.
+
+        Raises:
+            HungUpError: it did.
+            wire.ProtocolError: it sent what it must not.
+
+        """
+        while True:
+            had_room = self._link.room
+            if self._link.wait(self._patience()):
+                for kind, stream, payload in self._link.received():
+                    self._take(kind, stream, payload)
+            if self._link.room and not had_room:
+                self._ready.update(self._streams)
+            ready, self._ready = self._ready, {}
+            for call in ready.values():
+                if not call.over and call.go_on():
+                    self._ready[call.stream] = call
+                self._forget(call)
+            self._on_time()
+
+    def end(self) -> None:
+        """End every process; without isolation also remove the workspace."""
+        self._reaper.end_everything()
+        if not self._defaults or number(self._defaults, b"isolated"):
+            return
+        for root in self._roots:
+            for _ in folders.empty(root.descriptor, b"."):
+                pass
+
+    # -- time
+
+    def _patience(self) -> float:
+        if self._ready:
+            return 0
+        now = time.monotonic()
+        times = [c.deadline for c in self._commands() if c.sweep_at is None]
+        times += [c.sweep_at for c in self._commands() if c.sweep_at is not None]
+        again = self._reaper.next_look
+        if again is not None:
+            times.append(again)
+        if self._watchdog.next_look:
+            times.append(self._watchdog.next_look)
+        return max(0.0, min(times) - now) + 0.0005 if times else -1
+
+    def _commands(self) -> list[Command]:
+        return list(self._reaper.keepers.values())
+
+    def _on_time(self) -> None:
+        now = time.monotonic()
+        for command in self._commands():
+            if command.sweep_at is None and command.deadline <= now:
+                command.kill(TIMEOUT)
+        self._watchdog.look(now)
+        self._reaper.sweep(now)
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        for call in [call for call in self._streams.values() if call.over]:
+            self._forget(call)
+
+    def _forget(self, call: Stream) -> None:
+        if call.over:
+            self._streams.pop(call.stream, None)
+
+    # -- frames
+
+    def _take(self, kind: int, stream: int, payload: bytes) -> None:
+        if kind == wire.HELLO:
+            self._greet(unpack_dict(payload))
+        elif kind in (wire.REQUEST, wire.REQUEST_PART):
+            self._request(kind, stream, payload)
+        elif stream in self._streams:
+            self._pass_on(self._streams[stream], kind, payload)
+        elif stream in self._requests or stream > self._last:
+            raise wire.ProtocolError("frame for a stream that is not open")
+
+    def _pass_on(self, call: Stream, kind: int, payload: bytes) -> None:
+        if kind == wire.WINDOW:
+            call.allow(wire.window_count(payload))
+        elif kind == wire.DATA:
+            call.data(payload)
+        elif kind == wire.END:
+            call.finish(payload)
+        else:
+            call.cancel()
+        if not call.over and call.go_on():
+            self._ready[call.stream] = call
+        self._forget(call)
+
+    def _greet(self, values: dict[bytes, Value]) -> None:
+        if self._defaults or number(values, b"version") != wire.VERSION:
+            raise wire.ProtocolError("HELLO came twice, or of another version")
+        self._defaults = values
+        self._watchdog.limit = number(values, b"memory")
+        self._roots = [
+            Root(b"/workspace", text(values, b"workspace")),
+            Root(b"/tmp", text(values, b"scratch")),
+        ]
+        os.chdir("/")
+        hello: dict[bytes, Value] = {
+            b"version": wire.VERSION,
+            b"features": [],
+            b"python": "{}.{}.{}".format(*sys.version_info[:3]).encode(),
+            b"began_ns": self._stages[0],
+            b"loaded_ns": self._stages[1],
+            b"ready_ns": time.monotonic_ns(),
+        }
+        self._link.send(wire.HELLO, 0, pack(hello))
+
+    def _request(self, kind: int, stream: int, payload: bytes) -> None:
+        parts = self._requests.get(stream)
+        if parts is None:
+            if stream <= self._last or not self._defaults:
+                raise wire.ProtocolError("stream numbers must grow, after HELLO")
+            self._last = stream
+            parts = []
+        parts.append(payload)
+        if sum(map(len, parts)) > wire.MAX_REQUEST:
+            raise wire.ProtocolError("the request is too large")
+        if kind == wire.REQUEST_PART:
+            self._requests[stream] = parts
+            return
+        self._requests.pop(stream, None)
+        self._open(Call(self._link, stream), unpack_dict(b"".join(parts)))
+
+    def _open(self, call: Call, request: dict[bytes, Value]) -> None:
+        if text(request, b"op") == b"execute":
+            self._execute(call, request)
+            return
+        transfer = Transfer(call, lambda made: self._work(made, request))
+        self._streams[call.stream] = transfer
+        if transfer.go_on():
+            self._ready[call.stream] = transfer
+        self._forget(transfer)
+
+    def _execute(self, call: Call, request: dict[bytes, Value]) -> None:
+        workspace = text(self._defaults, b"workspace")
+        order = Order(request, self._defaults, workspace)
+        output = number(self._defaults, b"output")
+        try:
+            command = Command(call, order, request, output, self._reaper)
+        except OSError as error:
+            call.fail(b"PROCESS_LIMIT", os.strerror(error.errno or 0))
+            return
+        if not command.over:
+            self._streams[call.stream] = command
+
+    def _work(self, call: Transfer, request: dict[bytes, Value]) -> files.Work:
+        operation = text(request, b"op")
+        if operation == b"write":
+            largest = number(self._defaults, b"file_size")
+            return files.write(call, self._roots, request, largest)
+        known = _OPERATIONS.get(operation)
+        if known is None:
+            raise wire.ProtocolError("unknown operation")
+        return known(call, self._roots, request)
+
+
+_OPERATIONS = {
+    b"read": files.read,
+    b"stat": folders.describe,
+    b"list": folders.entries,
+    b"make": folders.make,
+    b"move": folders.move,
+    b"remove": folders.remove,
+}
