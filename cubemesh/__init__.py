@@ -114,14 +114,16 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    room = import_module(f"{__name__}.{_ROOMS.get(name, '_errors')}")
-    value: object = getattr(room, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker shall refuse names that are not there
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        room = import_module(f"{__name__}.{_ROOMS.get(name, '_errors')}")
+        value: object = getattr(room, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -66,3 +66,10 @@ def blocking_mesh(tmp_path: Path, ca: CA) -> Iterator[Mesh]:
     yield Mesh(router, profile_in(tmp_path, ca, address))
     stop()
     thread.join(10)
+
+
+@pytest.fixture
+def mesh_files(tmp_path: Path, ca: CA) -> Mesh:
+    """Give only the files of a user; nobody serves."""
+    router = FakeRouter()  # type: ignore[abstract]
+    return Mesh(router, profile_in(tmp_path, ca, "127.0.0.1:1"))
