@@ -151,7 +151,9 @@ class Relay:
             return
         self._goaway_sent = True
         if self._frames.at_border:
-            self._client.transport.write(GOAWAY)
+            # As in `hold`: a connection that ends needs no asking
+            with suppress(RuntimeError):
+                self._client.transport.write(GOAWAY)
         else:
             self._goaway_due = True
 
