@@ -9,7 +9,6 @@ RouterError
 ├── SessionMismatchError      it lives in another namespace or template
 ├── MethodUnknownError        neither PicoD nor we have that method
 ├── OverloadedError           too many calls under way
-├── ShuttingDownError         no new calls here
 ├── SandboxUnreachableError   no connection to it, or it was lost
 ├── SandboxTimeoutError       no answer in time
 ├── ManagerUnreachableError   the WorkloadManager cannot be asked
@@ -37,7 +36,6 @@ __all__ = [
     "SessionMismatchError",
     "SessionNotFoundError",
     "SessionRequiredError",
-    "ShuttingDownError",
 ]
 
 
@@ -78,11 +76,7 @@ class MethodUnknownError(RouterError):
 
 
 class OverloadedError(RouterError):
-    """Too many calls are under way; *limit* says which bound was met."""
-
-
-class ShuttingDownError(RouterError):
-    """No new calls are taken."""
+    """Too many calls are under way; ``metadata["limit"]`` says whose."""
 
 
 class SandboxUnreachableError(RouterError):

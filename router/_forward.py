@@ -66,7 +66,7 @@ class Passage(Protocol):
     # How the sandbox ended the call; CANCELLED until it did.
     code: grpc.StatusCode
 
-    def explain(self, code: grpc.StatusCode, details: str) -> RouterError | None:
+    async def explain(self, code: grpc.StatusCode) -> RouterError | None:
         """Name the fault behind a status that the sandbox did not send itself."""
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class _Forwarded:
         details, trailing = await call.details(), tuple(await call.trailing_metadata())
         if not passage.told:
             await _tell(context, passage, call)
-        if not trailing and (error := passage.explain(code, details)) is not None:
+        if not trailing and (error := await passage.explain(code)) is not None:
             await self._refuse(context, error)
         await context.abort(code, details, trailing)
         raise AssertionError  # abort always raises
@@ -222,7 +222,7 @@ class _Forwarded:
         if not passage.told and passage.news:
             await context.send_initial_metadata(passage.news)
             passage.told = True
-        error = passage.explain(code, "")
+        error = await passage.explain(code)
         await self._refuse(context, error or SandboxUnreachableError("gone"))
 
 

@@ -112,6 +112,7 @@ async def test_every_ending_is_the_same_forwarded(path: str, ending: str) -> Non
             for forwarded in (False, True)
         ]
         assert seen[1] == seen[0]
+        await mesh.passes[0].gone.wait()
         assert [granted.closed for granted in mesh.passes] == [1]
         assert mesh.passes[0].code is ENDINGS[ending].code
 

@@ -141,11 +141,12 @@ class Pass:
         self.told = False
         self.code = grpc.StatusCode.CANCELLED
         self.closed = 0
+        self.gone = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
         self.task = task
 
-    def explain(self, code: grpc.StatusCode, _: str) -> RouterError | None:
+    async def explain(self, code: grpc.StatusCode) -> RouterError | None:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return SandboxTimeoutError("too slow")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
@@ -154,6 +155,7 @@ class Pass:
 
     def close(self) -> None:
         self.closed += 1
+        self.gone.set()
 
 
 async def refuse(context: Any, error: RouterError) -> NoReturn:

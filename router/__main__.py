@@ -1,0 +1,134 @@
+"""The Router's composition root: the only module that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from auth import KeysError, Signer, SigningKeys
+from clock import SYSTEM
+from router._admission import Load
+from router._callers import Callers
+from router._forward import Limits
+from router._house import House
+from router._settings import Settings
+from router._ways import ByCertificate, ByToken
+from serving import (
+    FatalError,
+    Health,
+    Hosted,
+    Metrics,
+    announce,
+    configure_logging,
+    new_server,
+    parse,
+    run,
+    serve,
+    start_metrics,
+    stop_on_signals,
+)
+from tlsloader import Acceptor, Allowlist, Dialer, FileSource
+from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import grpc
+
+    from router._ways import Way
+
+    Job = Coroutine[Any, Any, Any]
+
+_SERVICES = ("cubemesh.v1.Sessions", "cubemesh.v1.PicoD")
+
+
+async def main(settings: Settings) -> None:
+    """Assemble the Router and serve until told to stop."""
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stop_on_signals(stop))
+        source = await FileSource.load(settings.paths, settings.trust_bundles)
+        way, jobs = await _way(settings, source)
+        manager = await _manager(settings, source, stack)
+        load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)
+        house = House(manager, way, load, SYSTEM)
+        await _serve(settings, source, house, [source.follow(), *jobs], stop)
+
+
+async def _serve(
+    settings: Settings,
+    source: FileSource,
+    house: House,
+    jobs: list[Job],
+    stop: asyncio.Event,
+) -> None:
+    health, metrics = Health(*_SERVICES), Metrics()
+    metrics.registry.register(house.figures())
+    own = source.current().identity
+    door = Acceptor(source, allow=settings.clients(own.trust_domain), name="front")
+    callers = Callers(door, Allowlist(settings.admin_ids))
+    server = new_server(
+        [metrics.calls, Gate(callers.decide)],
+        health=health,
+        options=FRONT_SERVER_OPTIONS,
+        reflection_of=_SERVICES if settings.reflection else (),
+    )
+    limits = Limits(settings.call_timeout, settings.max_stream_age)
+    house.add_to(server, limits, unknown=settings.forward_unknown_methods)
+    with start_metrics(settings.metrics_listen, metrics) as figures:
+        await serve(
+            Hosted(server, settings.listen, door),
+            jobs=[*jobs, *house.jobs()],
+            stop=stop,
+            health=health,
+            grace=settings.grace,
+            ready=lambda at: announce(listen=at[0], metrics=figures),
+        )
+
+
+async def _way(settings: Settings, source: FileSource) -> tuple[Way, list[Job]]:
+    """Return the way to the sandboxes, and the jobs that keep it open."""
+    if settings.picod_auth_mode == "mtls":
+        return ByCertificate(source, SYSTEM), []
+    assert settings.signing_key_file is not None  # noqa: S101 - Settings.faults
+    assert settings.public_keys_file is not None  # noqa: S101 - Settings.faults
+    rotation = settings.jwt_rotation
+    try:
+        keys = await SigningKeys.load(
+            settings.signing_key_file,
+            settings.public_keys_file,
+            create=rotation is not None,
+        )
+    except KeysError as error:
+        hint = "set --jwt-rotation 1h to have keys made here"
+        raise FatalError(str(error), hint) from error
+    await keys.ready()
+    return ByToken(Signer(keys)), [keys.rotate(every=rotation)]
+
+
+async def _manager(
+    settings: Settings, source: FileSource, stack: AsyncExitStack
+) -> grpc.aio.Channel:
+    """Return the channel to the WorkloadManager; closed with *stack*."""
+    target = settings.workloadmanager
+    if settings.enable_mtls:
+        assert settings.workloadmanager_id is not None  # noqa: S101 - Settings.faults
+        dialer = Dialer(source, expected=settings.workloadmanager_id, address=target)
+        target = await dialer.start()
+        stack.push_async_callback(dialer.aclose)
+    else:
+        warning = "warning: the WorkloadManager is reached without mutual TLS"
+        print(warning, file=sys.stderr)
+    opened = channel(target)
+    stack.push_async_callback(opened.close)
+    return opened
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    told = parse(Settings, sys.argv[1:], os.environ, prog="router")
+    configure_logging("router", told.log_level)
+    sys.exit(run(main(told)))

@@ -1,0 +1,177 @@
+"""Everything the Router can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from serving import (
+    ADDRESS,
+    COUNT,
+    DURATION,
+    LISTEN,
+    LOG_LEVEL,
+    MATCHER,
+    PATH,
+    SPIFFE_ID,
+    TRUST_BUNDLE,
+    flag,
+)
+from tlsloader import Allowlist, Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from serving import Fault
+    from tlsloader import Matcher, SpiffeID
+
+__all__ = ["Settings"]
+
+_LOCAL = ("unix:", "127.", "localhost:", "[::1]:")
+_SHORTEST_ROTATION = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The front door of the mesh: proves callers and forwards to their sandboxes."""
+
+    listen: str = flag(
+        "--listen", LISTEN, default="127.0.0.1:0", help="where callers come in (TLS)"
+    )
+    client_ids: tuple[Matcher, ...] = flag(
+        "--client-ids",
+        MATCHER,
+        multiple=True,
+        help="whom to let in; default: spiffe://<our trust domain>/user/",
+    )
+    admin_ids: tuple[Matcher, ...] = flag(
+        "--admin-ids", MATCHER, multiple=True, help="who may use everybody's sessions"
+    )
+    workloadmanager: str = flag(
+        "--workloadmanager", ADDRESS, help="where the WorkloadManager listens"
+    )
+    workloadmanager_id: SpiffeID | None = flag(
+        "--workloadmanager-id",
+        SPIFFE_ID,
+        default=None,
+        help="the identity the WorkloadManager must prove; needed with mTLS",
+    )
+    enable_mtls: bool = flag(
+        "--enable-mtls/--no-enable-mtls",
+        default=True,
+        help="mutual TLS to the WorkloadManager; off on one machine only",
+    )
+    cert_file: Path = flag("--mtls-cert-file", PATH, help="our certificate chain, PEM")
+    key_file: Path = flag("--mtls-key-file", PATH, help="our private key, PEM")
+    ca_file: Path = flag("--mtls-ca-file", PATH, help="our own trust domain's roots")
+    trust_bundles: Mapping[str, Path] = flag(
+        "--trust-bundle",
+        TRUST_BUNDLE,
+        mapping=True,
+        help="the roots of another trust domain, e.g. the sandboxes'",
+    )
+    picod_auth_mode: Literal["mtls", "jwt"] = flag(
+        "--picod-auth-mode",
+        click.Choice(["mtls", "jwt"]),
+        default="mtls",
+        help="how we and sandboxes prove ourselves to each other",
+    )
+    signing_key_file: Path | None = flag(
+        "--jwt-signing-key-file", PATH, default=None, help="our private keys, a JWKS"
+    )
+    public_keys_file: Path | None = flag(
+        "--jwt-public-keys-file", PATH, default=None, help="where to publish them"
+    )
+    jwt_rotation: float | None = flag(
+        "--jwt-rotation",
+        DURATION,
+        default=None,
+        help="make keys, and new ones this often; without: others do",
+    )
+    max_concurrent_calls: int = flag(
+        "--max-concurrent-calls", COUNT, default=1000, help="calls under way at once"
+    )
+    max_calls_per_session: int = flag(
+        "--max-calls-per-session", COUNT, default=100, help="of these, in one session"
+    )
+    forward_unknown_methods: bool = flag(
+        "--forward-unknown-methods/--no-forward-unknown-methods",
+        default=False,
+        help="forward methods of a PicoD newer than this Router",
+    )
+    call_timeout: float = flag(
+        "--call-timeout",
+        DURATION,
+        default=600.0,
+        help="how long a call with one answer may take at most",
+    )
+    max_stream_age: float = flag(
+        "--max-stream-age",
+        DURATION,
+        default=86_400.0,
+        help="how long a streaming call may take at most",
+    )
+    metrics_listen: str = flag(
+        "--metrics-listen", LISTEN, default="127.0.0.1:0", help="Prometheus figures"
+    )
+    grace: float = flag(
+        "--grace", DURATION, default=20.0, help="what running calls get at the end"
+    )
+    reflection: bool = flag(
+        "--reflection/--no-reflection", default=False, help="for development only"
+    )
+    log_level: str = flag("--log-level", LOG_LEVEL, default="info", help="")
+
+    @property
+    def paths(self) -> Paths:
+        """The files of our identity."""
+        return Paths(key=self.key_file, chain=self.cert_file, bundle=self.ca_file)
+
+    def clients(self, trust_domain: str) -> Allowlist:
+        """Return whom the front door lets in, given our own trust domain."""
+        if self.client_ids:
+            return Allowlist(self.client_ids)
+        return Allowlist.parse(f"spiffe://{trust_domain}/user/")
+
+    def faults(self) -> Iterable[Fault]:
+        """Yield what does not fit together."""
+        jwt = self.picod_auth_mode == "jwt"
+        if self.enable_mtls and self.workloadmanager_id is None:
+            yield "--workloadmanager-id is not set", "or switch --no-enable-mtls on"
+        if not self.enable_mtls and not jwt:
+            yield (
+                "--no-enable-mtls does not go with --picod-auth-mode mtls",
+                "say --picod-auth-mode jwt, or leave mTLS on",
+            )
+        if not self.enable_mtls and not self.workloadmanager.startswith(_LOCAL):
+            yield (
+                f"without mTLS {self.workloadmanager} must be on this machine",
+                "use unix:/path or 127.0.0.1, or leave mTLS on",
+            )
+        if jwt and not (self.signing_key_file and self.public_keys_file):
+            yield (
+                "--picod-auth-mode jwt needs keys",
+                "set --jwt-signing-key-file and --jwt-public-keys-file",
+            )
+        if self.jwt_rotation is not None and self.jwt_rotation < _SHORTEST_ROTATION:
+            yield "--jwt-rotation is below one minute", "say 1h"
+        yield from self._foreign_clients()
+
+    def _foreign_clients(self) -> Iterable[Fault]:
+        for matcher in (*self.client_ids, *self.admin_ids):
+            if matcher.trust_domain in self.trust_bundles:
+                continue
+            if not self._maybe_own(matcher):
+                yield (
+                    f"nobody can prove {matcher}",
+                    f"add --trust-bundle {matcher.trust_domain}=FILE",
+                )
+
+    def _maybe_own(self, matcher: Matcher) -> bool:
+        """Without files read, the only hint of our own trust domain is the peer's."""
+        if self.workloadmanager_id is None:
+            return True
+        return matcher.trust_domain == self.workloadmanager_id.trust_domain

@@ -1,0 +1,109 @@
+"""The two ways to a sandbox: mutual TLS, or a token over a private socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from auth import KeysError
+from router._errors import SandboxUnreachableError
+from tlsloader import Dialer, InvalidSpiffeIDError, SpiffeID
+from tlsloader.grpc import channel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import grpc
+
+    from auth import Signer
+    from clock import Clock
+    from router._callers import Caller
+    from router._sessions import Session
+    from tlsloader import Source
+
+__all__ = ["ByCertificate", "ByToken", "Line", "Way"]
+
+Introduction = tuple[tuple[str, str | bytes], ...]
+
+
+class Line:
+    """An open channel to one sandbox and how to close what lies under it."""
+
+    __slots__ = ("_close", "channel")
+
+    def __init__(
+        self, target: str, close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.channel: grpc.aio.Channel = channel(target)
+        self._close = close
+
+    async def aclose(self) -> None:
+        """Cancel the calls under way and free everything."""
+        await self.channel.close()
+        if self._close is not None:
+            await self._close()
+
+
+class Way(Protocol):
+    """How the Router reaches sandboxes and says for whom it calls."""
+
+    async def connect(self, session: Session) -> Line:
+        """Open the line to the sandbox of *session*; nothing is dialled yet.
+
+        Raises:
+            SandboxUnreachableError: its address or identity cannot be right.
+        """
+
+    def introduce(self, session: Session, caller: Caller) -> Introduction:
+        """Return the metadata that tell the sandbox who calls.
+
+        Raises:
+            SandboxUnreachableError: nothing can vouch for the caller now.
+        """
+
+
+class ByCertificate:
+    """Mutual TLS; the sandbox must prove the very identity it was made with."""
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        self._source, self._clock = source, clock
+
+    async def connect(self, session: Session) -> Line:
+        """Put a dialer behind the channel that expects exactly this sandbox."""
+        try:
+            dialer = Dialer(
+                self._source,
+                expected=SpiffeID.parse(session.spiffe_id),
+                address=session.address,
+                clock=self._clock,
+            )
+            return Line(await dialer.start(), dialer.aclose)
+        except (InvalidSpiffeIDError, ValueError, OSError) as error:
+            raise SandboxUnreachableError("the sandbox cannot be reached") from error
+
+    def introduce(self, session: Session, caller: Caller) -> Introduction:
+        """Name the principal; our certificate vouches for it."""
+        del session
+        return caller.introduction
+
+
+class ByToken:
+    """A signed token on a Unix socket that no other sandbox can see."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    async def connect(self, session: Session) -> Line:
+        """Connect in plain text, and therefore to Unix sockets only."""
+        if not session.address.startswith("unix:/"):
+            raise SandboxUnreachableError("the sandbox cannot be reached")
+        return Line(session.address)
+
+    def introduce(self, session: Session, caller: Caller) -> Introduction:
+        """Sign for the principal; the token is good in this sandbox only."""
+        try:
+            token = self._signer.token(
+                session.session_id, session.sandbox_id, caller.principal
+            )
+        except KeysError as error:
+            raise SandboxUnreachableError("the sandbox cannot be reached") from error
+        return (("authorization", f"Bearer {token}"),)
