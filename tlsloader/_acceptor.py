@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
 from clock import SYSTEM, Clock
@@ -15,11 +14,11 @@ from tlsloader._door import Door, Proven
 from tlsloader._errors import PeerRefusedError
 from tlsloader._private import credentials
 from tlsloader._relay import LINGER, End
+from tlsloader._slots import Slots
 from tlsloader._verify import Peer, recheck, verify_peer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
 
     from tlsloader._carried import Carried
     from tlsloader._matchers import Allowlist
@@ -31,7 +30,8 @@ __all__ = ["Acceptor", "UnixAcceptor"]
 _log = logging.getLogger(__name__)
 
 _HANDSHAKE: Final = b"\x16"
-_PATIENCE: Final = 1.0
+_PATIENCE: Final = 2.0
+"""Seconds that a handshake may take while others wait for its place."""
 
 
 class Acceptor(Door):
@@ -63,8 +63,9 @@ class Acceptor(Door):
         self._allow = allow
         self._certificate = client_certificate
         self._timeout = handshake_timeout
-        self._slots = asyncio.Semaphore(max_handshakes)
-        self._shaking: dict[asyncio.Task[object], None] = {}
+        self._slots = Slots(
+            max_handshakes, patience=_PATIENCE, displaced=self._too_slow
+        )
         self._own = self._fresh()
         self._unsubscribe = source.subscribe(self._renew)
 
@@ -105,13 +106,12 @@ class Acceptor(Door):
         try:
             async with asyncio.timeout(self._timeout):
                 await _client_hello(connection)
-                async with self._slot():
+                async with self._slots.place():
                     own = await self._shake_hands(end, connection)
             return Proven(end, self._judge(end), own)
         except BaseException as error:
             if end.connected:
                 end.transport.abort()
-            connection.close()
             if isinstance(error, OSError):
                 raise PeerRefusedError(handshake_reason(error), _text(error)) from error
             raise
@@ -144,30 +144,8 @@ class Acceptor(Door):
             now=self._clock.now(),
         )
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """Wait for one of the handshakes' places, a second at most.
-
-        After that the handshake that has lasted longest makes room.
-        """
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._slots.acquire()
-        except TimeoutError:
-            if self._shaking:
-                slowest = next(iter(self._shaking))
-                del self._shaking[slowest]
-                slowest.cancel()
-                self._refuse(PeerRefusedError("displaced", "its handshake was slow"))
-            await self._slots.acquire()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        self._shaking[task] = None
-        try:
-            yield
-        finally:
-            self._shaking.pop(task, None)
-            self._slots.release()
+    def _too_slow(self) -> None:
+        self._refuse(PeerRefusedError("displaced", "its handshake was too slow"))
 
     def _fresh(self) -> tuple[Material, ssl.SSLContext]:
         own = self._source.current()
@@ -240,13 +218,9 @@ class UnixAcceptor(Door):
 
     async def _prove(self, connection: socket.socket) -> Proven:
         end = End()
-        try:
-            _check_user(credentials(connection).uid)
-            loop = asyncio.get_running_loop()
-            await loop.connect_accepted_socket(lambda: end, connection)
-        except BaseException:
-            connection.close()
-            raise
+        _check_user(credentials(connection).uid)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: end, connection)
         return Proven(end)
 
 

@@ -29,7 +29,7 @@ _VERIFY_REASONS: Final = {
     19: "untrusted_chain",
     20: "untrusted_chain",
     21: "untrusted_chain",
-    26: "wrong_usage",
+    26: "wrong_purpose",
 }
 _TLS_REASONS: Final = {
     "HTTP_REQUEST": "not_tls",

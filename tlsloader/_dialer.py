@@ -121,7 +121,7 @@ class Dialer:
                 await self._clock.sleep(_RETRY)
                 continue
             if credentials(connection).pid == os.getpid():
-                self._tasks.start(self._serve(connection))
+                self._tasks.start(self._serve(connection), connection)
             else:
                 # The channel of this very process is the only one that may come
                 connection.close()

@@ -168,7 +168,7 @@ class Door:
             text = f"there are {self._max_connections} connections already"
             self._refuse(PeerRefusedError("too_many_connections", text))
             return
-        task = self._tasks.start(self._serve(connection))
+        task = self._tasks.start(self._serve(connection), connection)
         self._unproven[task] = None
         task.add_done_callback(lambda task: self._unproven.pop(task, None))
 

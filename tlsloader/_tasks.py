@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Coroutine
 
 __all__ = ["OwnTasks"]
@@ -28,9 +29,16 @@ class OwnTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run *job*; what it raises is logged with its traceback."""
+    def start(
+        self, job: Coroutine[Any, Any, None], connection: socket.socket | None = None
+    ) -> asyncio.Task[None]:
+        """Run *job*; what it raises is logged with its traceback.
+
+        *connection* is closed at the end, even if the job never got to begin.
+        """
         task = asyncio.create_task(job)  # noqa: TID251 -- owned, see above
+        if connection is not None:
+            task.add_done_callback(lambda _: connection.close())
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -57,8 +57,9 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     *_METADATA,
     # http_proxy in the environment would catch even 127.0.0.1
     ("grpc.enable_http_proxy", 0),
+    # min_reconnect_backoff_ms stays at its 20 s: it bounds each attempt as well, which
+    # is over only when the dialer has its answer
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 """For every channel inside the mesh."""

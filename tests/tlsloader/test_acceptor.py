@@ -1,0 +1,390 @@
+"""The TLS end in front of a gRPC server lets in whom it should, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tests.fakes import FakeClock
+from tests.forge import BadCase, Forge
+from tests.tlsloader.transport import (
+    PICOD,
+    PREFACE,
+    ROUTER,
+    SETTINGS,
+    STRANGER,
+    RotatingSource,
+    call,
+    hosted,
+    knock,
+    mesh,
+    tls,
+    until,
+    way,
+)
+from tlsloader import (
+    Acceptor,
+    Allowlist,
+    FixedSource,
+    ListenError,
+    PeerRefusedError,
+    UnixAcceptor,
+)
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
+
+BOTH_LOOPS = True
+FORGE = Forge()
+BAD = list(FORGE.bad_cases(ROUTER))
+# OpenSSL, which sees the chain first, has one word for all that is wrong with it
+COARSE = {"untrusted_chain", "wrong_purpose"}
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
+    return (each for each in caplog.records if each.message == "peer refused")
+
+
+async def test_lets_a_proven_peer_in_and_tells_who_it_is() -> None:
+    """The handler sees the identity that the client proved."""
+    async with mesh() as one:
+        assert await one.way.call("Caller") == ROUTER.encode()
+        assert one.node.acceptor.connections == 1
+
+
+@pytest.mark.parametrize("case", BAD, ids=[case.title for case in BAD])
+async def test_refuses_every_bad_certificate(
+    case: BadCase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer gets not one byte of HTTP/2, the log the reason, the handler no call."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        assert await knock(node.address, tls(case.chain)) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert node.service.calls == 0
+        assert node.acceptor.connections == 0
+    (reason,) = node.acceptor.refusals
+    assert reason in {case.reason, *COARSE}
+    (record,) = refusals(caplog)
+    assert vars(record)["reason"] == reason
+    assert vars(record)["door"] == "data"
+    assert vars(record)["detail"]
+
+
+async def test_the_same_knock_with_a_good_certificate_is_answered() -> None:
+    """So the refusals above are not for the way of asking."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        answer = await knock(node.address, tls(FORGE.svid(ROUTER)))
+        assert answer[3] == SETTINGS
+        assert not node.acceptor.refusals
+
+
+@pytest.mark.parametrize(
+    ("context", "say", "reason"),
+    [
+        (tls(), PREFACE, "no_certificate"),
+        (None, PREFACE, "not_tls"),
+        (None, b"GET / HTTP/1.1\r\n\r\n", "not_tls"),
+        (None, b"\x16\x03\x01\x00\x04oops", "handshake_failed"),
+    ],
+    ids=["no certificate", "plain HTTP/2", "HTTP/1", "garbage"],
+)
+async def test_refuses_who_shows_no_certificate(
+    context: object, say: bytes, reason: str
+) -> None:
+    """Without a client certificate, or without TLS, nothing is served."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        assert SETTINGS not in (await knock(node.address, context, say))[3:4]  # type: ignore[arg-type]
+        await until(lambda: node.acceptor.refusals)
+        assert set(node.acceptor.refusals) == {reason}
+        assert node.service.calls == 0
+
+
+async def test_refuses_a_valid_identity_that_is_not_on_the_list(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The chain is fine; the allowlist says no, and the log says to whom."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        assert await knock(node.address, tls(FORGE.svid(STRANGER))) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert node.acceptor.refusals == {"not_admitted": 1}
+    (record,) = refusals(caplog)
+    assert vars(record)["peer_id"] == STRANGER
+
+
+async def test_an_empty_list_admits_nobody() -> None:
+    """No rule is no permission."""
+    source = FORGE.source(PICOD)
+    acceptor = Acceptor(source, allow=Allowlist())
+    try:
+        address = await acceptor.start("127.0.0.1:0")
+        assert await knock(address, tls(FORGE.svid(ROUTER))) == b""
+        await until(lambda: acceptor.refusals)
+    finally:
+        await acceptor.aclose()
+
+
+async def test_tls_1_2_is_refused() -> None:
+    """The minimum is TLS 1.3."""
+    context = tls(FORGE.svid(ROUTER))
+    context.maximum_version = context.maximum_version.TLSv1_2
+    async with hosted(FORGE.source(PICOD)) as node:
+        assert await knock(node.address, context) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert node.acceptor.refusals == {"tls_version": 1}
+
+
+async def test_a_peer_that_does_not_speak_http2_is_refused() -> None:
+    """ALPN must settle on h2."""
+    context = tls(FORGE.svid(ROUTER))
+    context.set_alpn_protocols(["http/1.1"])
+    async with hosted(FORGE.source(PICOD)) as node:
+        assert await knock(node.address, context) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert not node.service.calls
+
+
+async def test_a_resumed_session_is_not_offered() -> None:
+    """A ticket would bring back a proof that nobody checked again."""
+    context = tls(FORGE.svid(ROUTER))
+    async with hosted(FORGE.source(PICOD)) as node:
+        host, _, port = node.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=context, server_hostname="x"
+        )
+        writer.write(PREFACE)
+        await reader.readexactly(9)
+        session = writer.get_extra_info("ssl_object").session
+        assert session is None or not session.has_ticket
+        writer.transport.abort()
+
+
+async def test_an_optional_certificate_may_be_missing_but_not_bad() -> None:
+    """The front door knows callers without a certificate; a bad one is no way in."""
+    source = FORGE.source(PICOD)
+    async with hosted(source, client_certificate="optional") as node:
+        assert (await knock(node.address, tls()))[3] == SETTINGS
+        assert (await knock(node.address, tls(FORGE.svid(ROUTER))))[3] == SETTINGS
+        assert await knock(node.address, tls(FORGE.svid(STRANGER))) == b""
+        assert await knock(node.address, tls(Forge().svid(ROUTER))) == b""
+        await until(lambda: node.acceptor.refusals.total() == 2)
+
+
+@pytest.mark.slow
+async def test_serves_200_handshakes_at_once() -> None:
+    """All are let in, at most 64 at a time."""
+    context = tls(FORGE.svid(ROUTER))
+    async with hosted(FORGE.source(PICOD)) as node:
+        answers = await asyncio.gather(
+            *(knock(node.address, context) for _ in range(200))
+        )
+        assert all(answer[3:4] == bytes((SETTINGS,)) for answer in answers)
+        assert not node.acceptor.refusals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", [b"", b"\x16\x03\x01"], ids=["silent", "half a word"])
+async def test_200_silent_clients_keep_no_good_one_out(word: bytes) -> None:
+    """They hold neither all the handshakes nor the door."""
+    async with hosted(
+        FORGE.source(PICOD), max_connections=150, handshake_timeout=60
+    ) as node:
+        host, _, port = node.address.rpartition(":")
+        silent = []
+        for _ in range(200):
+            connection = socket.create_connection((host, int(port)))
+            connection.sendall(word)
+            silent.append(connection)
+        try:
+            async with way(FORGE.source(ROUTER), node.address) as out:
+                assert await out.call() == b"hello"
+            await until(lambda: node.acceptor.refusals["displaced"] >= 50)
+        finally:
+            for connection in silent:
+                connection.close()
+
+
+async def test_a_silent_client_is_turned_away_in_time() -> None:
+    """Who proves nothing within the bound is gone."""
+    async with hosted(FORGE.source(PICOD), handshake_timeout=0.1) as node:
+        assert await knock(node.address, None, b"") == b""
+        await until(lambda: node.acceptor.refusals["handshake_timeout"] == 1)
+        assert await knock(node.address, None, b"\x16\x03\x01") == b""
+        await until(lambda: node.acceptor.refusals["handshake_timeout"] == 2)
+
+
+async def test_a_full_door_takes_nobody_in() -> None:
+    """Proven connections are not displaced by newcomers."""
+    async with mesh(max_connections=1) as one:
+        acceptor = one.node.acceptor
+        await one.way.call()
+        assert await knock(one.node.address, tls(one.forge.svid(ROUTER))) == b""
+        assert acceptor.refusals == {"too_many_connections": 1}
+        assert await one.way.call() == b"hello"
+
+
+async def test_an_unknown_connection_has_no_peer() -> None:
+    """Who reaches the server past the door is nobody."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        for name in ("unix:", "unix-abstract:", "unix-abstract:0123", "ipv4:1.2.3.4:5"):
+            with pytest.raises(PeerRefusedError) as caught:
+                node.acceptor.peer(name)
+            assert caught.value.reason == "unknown_connection"
+        async with grpc.aio.insecure_channel(node.acceptor.backend) as direct:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(direct)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert refused.value.details() == "denied"
+        assert node.service.calls == 0
+
+
+def test_the_private_folder_is_ours_alone_and_its_path_short() -> None:
+    """Mode 0700, and short enough for gRPC's 107 bytes."""
+    door = UnixAcceptor(name="control")
+    path = Path(door.backend.removeprefix("unix:"))
+    try:
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert len(os.fsencode(path)) < 100
+    finally:
+        asyncio.run(door.aclose())
+    assert not path.parent.exists()
+
+
+async def test_each_call_is_judged_by_the_clock() -> None:
+    """A leaf that ended refuses new calls on a connection that is still open."""
+    clock = FakeClock()
+    forge = Forge(now=clock.now())
+    source, mine = forge.source(PICOD), forge.source(ROUTER)
+    async with (
+        hosted(source, clock=clock) as node,
+        way(mine, node.address, clock=clock) as out,
+    ):
+        assert await out.call() == b"hello"
+        clock.jump(3601)
+        error = await out.refusal()
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert error.details() == "denied"
+        assert node.service.calls == 1
+
+
+async def test_our_own_end_closes_the_door() -> None:
+    """With an identity that expired we prove ourselves to nobody."""
+    clock = FakeClock()
+    forge = Forge(now=clock.now())
+    async with hosted(forge.source(PICOD), clock=clock) as node:
+        clock.jump(3601)
+        assert await knock(node.address, tls(forge.svid(ROUTER))) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert node.acceptor.refusals == {"own_identity_expired": 1}
+
+
+async def test_a_port_in_use_is_an_error_that_names_it() -> None:
+    """Two services on one port: the second fails, it takes no calls."""
+    async with hosted(FORGE.source(PICOD)) as node:
+        second = Acceptor(FORGE.source(PICOD), allow=Allowlist.parse(ROUTER))
+        try:
+            with pytest.raises(ListenError, match=node.address) as caught:
+                await second.start(node.address)
+            assert caught.value.reason == "address_in_use"
+        finally:
+            await second.aclose()
+
+
+async def test_a_unix_path_works_like_a_port(tmp_path: Path) -> None:
+    """TLS over a Unix socket; the file is gone afterwards."""
+    path = tmp_path / "data.sock"
+    async with hosted(FORGE.source(PICOD), listen=f"unix:{path}") as node:
+        assert node.address == f"unix:{path}"
+        async with way(FORGE.source(ROUTER), node.address) as out:
+            assert await out.call("Caller") == ROUTER.encode()
+    assert not path.exists()
+
+
+async def test_a_socket_file_is_replaced_only_when_nobody_listens(
+    tmp_path: Path,
+) -> None:
+    """What a killed service left behind does not keep the next one from starting."""
+    path = tmp_path / "data.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with hosted(FORGE.source(PICOD), listen=f"unix:{path}"):
+        second = UnixAcceptor(name="second")
+        try:
+            with pytest.raises(ListenError, match=str(path)):
+                await second.start(f"unix:{path}")
+        finally:
+            await second.aclose()
+    assert not path.exists()
+
+
+async def test_a_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
+    """Nobody's data is taken for a left-over socket."""
+    path = tmp_path / "data.sock"
+    path.write_text("precious")
+    door = UnixAcceptor(name="control")
+    try:
+        with pytest.raises(ListenError):
+            await door.start(f"unix:{path}")
+    finally:
+        await door.aclose()
+    assert path.read_text() == "precious"
+
+
+async def test_leaves_no_task_no_descriptor_and_no_file() -> None:
+    """After `aclose` nothing is left, also of connections that were open."""
+    async with mesh() as warm:
+        await warm.way.call()
+    tasks, files = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(3):
+        async with mesh() as one:
+            stream = one.way.both()
+            await stream.write(b"x")
+            assert await stream.read() == b"x"
+    assert len(asyncio.all_tasks()) == tasks
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 1)  # noqa: PTH208
+
+
+async def test_the_door_for_our_own_user_knows_no_names(tmp_path: Path) -> None:
+    """It takes only Unix paths, and gives its peers no identity."""
+    door = UnixAcceptor(name="control")
+    server = grpc.aio.server()
+    server.add_insecure_port(door.backend)
+    try:
+        await server.start()
+        with pytest.raises(ValueError, match="no TLS"):
+            await door.start("127.0.0.1:0")
+        address = await door.start(f"unix:{tmp_path / 'control.sock'}")
+        async with grpc.aio.insecure_channel(address) as direct:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(direct)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(PeerRefusedError):
+            door.peer("unix:")
+    finally:
+        await door.aclose()
+        await server.stop(0)
+
+
+async def test_a_leaf_of_the_past_is_refused_by_our_clock() -> None:
+    """Dates are judged by the clock we are given, at both ends of the leaf."""
+    clock = FakeClock()
+    forge = Forge(now=clock.now() - timedelta(hours=3))
+    source = RotatingSource(forge.material(PICOD, life=86400))
+    async with hosted(source, clock=clock) as node:
+        assert await knock(node.address, tls(forge.svid(ROUTER))) == b""
+        await until(lambda: node.acceptor.refusals)
+        assert node.acceptor.refusals == {"expired": 1}
+
+
+def test_the_fixed_source_is_enough() -> None:
+    """Nothing but `current` and `subscribe` is asked of a source."""
+    source = FixedSource(FORGE.material(PICOD))
+    asyncio.run(Acceptor(source, allow=Allowlist.parse(ROUTER)).aclose())

@@ -1,0 +1,271 @@
+"""A small mesh for the transport's tests: a server behind its door, and ways to it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from tests.forge import Forge
+from tlsloader import Acceptor, Allowlist, Dialer, Material, SpiffeID
+from tlsloader.grpc import CALLER, SERVER_OPTIONS, Gate, channel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.forge import Svid
+
+ROUTER = "spiffe://cluster.local/ns/agentcube/sa/router"
+PICOD = "spiffe://cluster.local/ns/agentcube/sa/picod"
+STRANGER = "spiffe://cluster.local/ns/agentcube/sa/stranger"
+
+SETTINGS = 4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    (0, 0, 0, SETTINGS, 0, 0, 0, 0, 0)
+)
+
+
+class RotatingSource:
+    """A source that publishes what a test gives it."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self.callbacks: list[Callable[[Material], None]] = []
+
+    def current(self) -> Material:
+        return self._material
+
+    def subscribe(self, callback: Callable[[Material], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+    def publish(self, material: Material) -> None:
+        self._material = material
+        for callback in tuple(self.callbacks):
+            callback(material)
+
+
+class Service:
+    """Methods of every cardinality; messages are bytes."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.sent = 0
+        self.ended = asyncio.Event()
+
+    async def echo(self, request: bytes, _context: Any) -> bytes:
+        self.calls += 1
+        return request
+
+    async def caller(self, _request: bytes, _context: Any) -> bytes:
+        self.calls += 1
+        peer = CALLER.get()
+        return str(peer.id if peer else None).encode()
+
+    async def down(self, request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        """Send as many chunks of 64 KiB as asked for; 0: without end."""
+        self.calls += 1
+        left, chunk = int(request), bytes(65536)
+        try:
+            while not int(request) or left:
+                left -= 1
+                yield chunk
+                self.sent += 1
+        finally:
+            self.ended.set()
+
+    async def both(
+        self, requests: AsyncIterator[bytes], _context: Any
+    ) -> AsyncIterator[bytes]:
+        self.calls += 1
+        try:
+            async for request in requests:
+                yield request
+        finally:
+            self.ended.set()
+
+    async def up(self, requests: AsyncIterator[bytes], _context: Any) -> bytes:
+        self.calls += 1
+        total = 0
+        async for request in requests:
+            total += len(request)
+        return str(total).encode()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            "test.Service",
+            {
+                "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
+                "Caller": grpc.unary_unary_rpc_method_handler(self.caller),
+                "Down": grpc.unary_stream_rpc_method_handler(self.down),
+                "Both": grpc.stream_stream_rpc_method_handler(self.both),
+                "Up": grpc.stream_unary_rpc_method_handler(self.up),
+            },
+        )
+
+
+class Hosted:
+    """What `hosted` yields."""
+
+    def __init__(self, acceptor: Acceptor, source: Any) -> None:
+        self.acceptor = acceptor
+        self.source = source
+        self.service = Service()
+        self.address = ""
+
+
+@asynccontextmanager
+async def hosted(
+    source: Any,
+    *,
+    allow: str = ROUTER,
+    listen: str = "127.0.0.1:0",
+    **options: Any,
+) -> AsyncIterator[Hosted]:
+    """Run the test service behind an acceptor."""
+    acceptor = Acceptor(source, allow=Allowlist.parse(allow), **options)
+    gate = Gate(lambda _method, context: acceptor.peer(context.peer()))
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[gate])
+    node = Hosted(acceptor, source)
+    server.add_generic_rpc_handlers((node.service.handlers(),))
+    server.add_insecure_port(acceptor.backend)
+    try:
+        await server.start()
+        node.address = await acceptor.start(listen)
+        yield node
+    finally:
+        await acceptor.aclose()
+        await server.stop(0)
+
+
+async def call(
+    opened: grpc.aio.Channel, method: str = "Echo", message: bytes = b"hello"
+) -> bytes:
+    """Call a unary method of the test service."""
+    multicallable: Any = opened.unary_unary(f"/test.Service/{method}")
+    answer: bytes = await multicallable(message, timeout=20)
+    return answer
+
+
+class Way:
+    """A channel through a dialer, as `way` yields it."""
+
+    def __init__(self, dialer: Dialer, opened: grpc.aio.Channel) -> None:
+        self.dialer = dialer
+        self.channel = opened
+
+    async def call(self, method: str = "Echo", message: bytes = b"hello") -> bytes:
+        return await call(self.channel, method, message)
+
+    def down(self, chunks: int) -> grpc.aio.UnaryStreamCall[bytes, bytes]:
+        method: Any = self.channel.unary_stream("/test.Service/Down")
+        call: grpc.aio.UnaryStreamCall[bytes, bytes] = method(
+            str(chunks).encode(), timeout=60
+        )
+        return call
+
+    def both(self) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+        method: Any = self.channel.stream_stream("/test.Service/Both")
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = method(timeout=60)
+        return call
+
+    async def refusal(self) -> grpc.aio.AioRpcError:
+        """Call once; it must fail."""
+        try:
+            await self.call()
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError("the call was served")
+
+
+@asynccontextmanager
+async def way(
+    source: Any, address: str, *, expected: str = PICOD, **options: Any
+) -> AsyncIterator[Way]:
+    """Open a channel to *address* through a dialer."""
+    identity = SpiffeID.parse(expected)
+    dialer = Dialer(source, expected=identity, address=address, **options)
+    opened = channel(await dialer.start())
+    try:
+        yield Way(dialer, opened)
+    finally:
+        await opened.close()
+        await dialer.aclose()
+
+
+class Mesh:
+    """One authority, a server and a way to it, each with its own source."""
+
+    def __init__(self, forge: Forge, node: Hosted, out: Way, source: Any) -> None:
+        self.forge = forge
+        self.node = node
+        self.way = out
+        self.source = source
+        self.generation = 1
+
+    def rotate(self) -> None:
+        """Give both sides a new key and leaf."""
+        self.generation += 1
+        for identity, source in (PICOD, self.node.source), (ROUTER, self.source):
+            source.publish(self.forge.material(identity, generation=self.generation))
+
+
+@asynccontextmanager
+async def mesh(**options: Any) -> AsyncIterator[Mesh]:
+    """Run a server and a way to it under one authority; *options*: `hosted`."""
+    forge = Forge()
+    mine = RotatingSource(forge.material(ROUTER))
+    theirs = RotatingSource(forge.material(PICOD))
+    async with (
+        hosted(theirs, **options) as node,
+        way(mine, node.address) as out,
+    ):
+        yield Mesh(forge, node, out, mine)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    """Return once *condition* holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 -- of things that have no event
+            await asyncio.sleep(0.005)  # noqa: TID251 -- bounded above
+
+
+def tls(svid: Svid | None = None) -> ssl.SSLContext:
+    """Make the context of a careless client that shows *svid*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    if svid is not None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(svid.key + svid.chain)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
+
+
+async def knock(
+    address: str, context: ssl.SSLContext | None, say: bytes = PREFACE
+) -> bytes:
+    """Connect, speak first, and return all that is answered before the end.
+
+    A door that lets us in does not end: its first answer is returned.
+    """
+    host, _, port = address.rpartition(":")
+    how: dict[str, Any] = {"ssl": context, "server_hostname": "x"} if context else {}
+    answer = b""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, int(port), **how)
+            try:
+                writer.write(say)
+                answer = await reader.read(65536)
+            finally:
+                writer.transport.abort()
+    return answer
