@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 1.0  # seconds between two looks at the content past half life
 _REPEATABLE = {
     "cubemesh.v1.Sessions": (
-        "CreateSession",  # carries an idempotency key
         "GetSession",
         "ListSessions",
         "ListTemplates",

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import click
 
-from cubemesh._errors import ConfigurationError
-from cubemesh._machine import look
+from cubemesh._machine import require
 from cubemesh._options import Duration, json_option, profile_option
 from cubemesh._profile import locate
-from cubemesh._terminal import print_json, say_error
+from cubemesh._terminal import print_json
 from cubemesh._up import Running, Wishes, up
 
 _ENVIRON = os.environ  # noqa: TID251 - a command is where the environment enters
@@ -56,7 +55,7 @@ def up_command(  # noqa: PLR0913 - one per option
     Ctrl-C ends it with all sandboxes; only the state folder stays.
     """
     Duration().convert(svid_ttl, None, None)
-    _check_machine(isolation)
+    require(isolation)
     path = locate(profile, _ENVIRON)
     wishes = Wishes(
         state=state or _default_state(path),
@@ -77,15 +76,6 @@ def up_command(  # noqa: PLR0913 - one per option
             restarted=_tell_restart,
         )
     )
-
-
-def _check_machine(isolation: str) -> None:
-    faults = [check for check in look(isolation) if not check.ok]
-    for check in faults[:-1]:
-        say_error(f"{check.name}: {check.detail}", check.hint)
-    if faults:
-        last = faults[-1]
-        raise ConfigurationError(f"{last.name}: {last.detail}", hint=last.hint)
 
 
 def _announce(running: Running, *, as_json: bool) -> None:

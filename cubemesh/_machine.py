@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cubemesh._errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -51,6 +53,20 @@ def look(isolation: str = "bwrap") -> Iterator[Check]:
         yield from _user_namespaces()
         if found is not None:
             yield _trial(found)
+
+
+def require(isolation: str) -> None:
+    """Go on only if this machine can run sandboxes.
+
+    Raises:
+        ConfigurationError: it cannot; tells everything that stands in the way.
+
+    """
+    faults = [check for check in look(isolation) if not check.ok]
+    if faults:
+        message = "; ".join(f"{fault.name}: {fault.detail}" for fault in faults)
+        hint = "; ".join(dict.fromkeys(fault.hint for fault in faults if fault.hint))
+        raise ConfigurationError(message, hint=hint)
 
 
 def bwrap() -> Path | None:

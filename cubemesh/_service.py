@@ -59,6 +59,11 @@ class Service:
         process = self._process
         return process.pid if process and process.returncode is None else None
 
+    @property
+    def status(self) -> int | None:
+        """How it ended; below zero: by that signal."""
+        return self._process.returncode if self._process else None
+
     async def start(self) -> dict[str, Any]:
         """Start it and return its ready line.
 

@@ -72,7 +72,8 @@ def claim(root: Path, environ: Mapping[str, str]) -> Iterator[State]:
         raise ConfigurationError(message, hint="choose another --state") from error
     with os.fdopen(lock, "r+", encoding="utf-8") as file:
         _check_version(root)
-        (root / "logs").mkdir(mode=0o700, exist_ok=True)
+        for name in ("logs", "router"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
         runtime = _left_behind(file.read()) or _new_runtime(environ)
         file.seek(0)
         file.truncate()
