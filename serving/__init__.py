@@ -62,8 +62,9 @@ from serving._flags import (
 )
 from serving._health import HEALTH_METHODS, Health
 from serving._logs import bound, configure_logging
-from serving._metrics import Calls, Metrics, start_metrics
+from serving._metrics import Calls, Metrics
 from serving._run import announce, run
+from serving._scrape import start_metrics
 from serving._serve import Door, Hosted, new_server, serve, stop_on_signals
 from serving._settings import flag, parse, read
 

@@ -73,10 +73,10 @@ class Health:
         """Yield the status now and at each change, until `stop`."""
         last = None
         while True:
-            changed = self._changed
+            changed, ended = self._changed, self._ended
             if (status := self.status(service)) != last:
                 yield (last := status)
-            if self._ended:
+            if ended:
                 return
             await changed.wait()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,22 +13,19 @@ from prometheus_client import (
     CollectorRegistry,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from serving._faults import ListenError
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from prometheus_client import Metric
 
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
-__all__ = ["Calls", "Metrics", "start_metrics"]
+__all__ = ["Calls", "Metrics"]
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0)
 _METHOD_LIMIT = 200  # a forwarded service may have names we never heard of
@@ -49,31 +46,6 @@ class Metrics:
         self.registry.register(self.calls)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-
-
-@contextmanager
-def start_metrics(listen: str, metrics: Metrics) -> Iterator[str]:
-    """Serve *metrics* over HTTP on *listen* (``host:port``, port 0 for any free one).
-
-    Yields the address, with its real port. A thread of its own answers, so that a
-    slow reader never holds up calls.
-
-    Raises:
-        ListenError: the address cannot be bound.
-    """
-    host, _, port = listen.rpartition(":")
-    try:
-        server, thread = start_http_server(
-            int(port), host.strip("[]"), registry=metrics.registry
-        )
-    except OSError as error:
-        raise ListenError(listen, error) from error
-    try:
-        yield f"{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Calls(grpc.aio.ServerInterceptor, Collector):
@@ -123,7 +95,7 @@ class Calls(grpc.aio.ServerInterceptor, Collector):
         return wrapped
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the figures; called by the thread of `start_metrics`."""
+        """Yield the figures; called by the thread of `serving._scrape`."""
         seconds = HistogramMetricFamily(
             "cubemesh_call_seconds",
             "Calls ended, by method and status code, and how long they took.",

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 import tlsloader
 from serving._faults import ListenError
 from serving._health import Health
+from tlsloader.grpc import SERVER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Door", "Hosted", "new_server", "serve", "stop_on_signals"]
 
 _log = logging.getLogger(__name__)
-
-_OPTIONS = (
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 << 20),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.so_reuseport", 0),
-)
 
 
 class Door(Protocol):
@@ -62,16 +56,18 @@ def new_server(
     *,
     health: Health | None = None,
     reflection_of: Sequence[str] = (),
+    options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
     max_concurrent_calls: int | None = None,
 ) -> grpc.aio.Server:
     """Return a server with the mesh's options and, if given, its *health*.
 
     *interceptors*: outermost first. *reflection_of*: full service names to tell to
-    everybody who asks; off (empty) outside development.
+    everybody who asks; off (empty) outside development. *options*: the Router, which
+    adds metadata, gives ``tlsloader.grpc.FRONT_SERVER_OPTIONS``.
     """
     server = grpc.aio.server(
         interceptors=list(interceptors),
-        options=list(_OPTIONS),
+        options=list(options),
         maximum_concurrent_rpcs=max_concurrent_calls,
     )
     if health is not None:
@@ -102,18 +98,22 @@ async def serve(
         Exception: the failure of a job, as it was; an ExceptionGroup if several.
     """
     house = _House(hosted, health or Health(), stop, grace)
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(house.watched(job)) for job in jobs]
-        try:
-            ready(await house.open())
-            await stop.wait()
-            await house.drain()
-        except Exception as error:  # noqa: BLE001 - raised below, outside the group
-            house.failures.append(error)
-        finally:
-            await house.close()
-            for task in running:
-                task.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(house.watched(job)) for job in jobs]
+            try:
+                ready(await house.open())
+                await stop.wait()
+                await house.drain()
+            except Exception as error:  # noqa: BLE001 - raised below, ungrouped
+                house.failures.append(error)
+            finally:
+                await house.close()
+                for task in running:
+                    task.cancel()
+    except asyncio.CancelledError:
+        house.raise_failures()
+        raise
     house.raise_failures()
 
 
