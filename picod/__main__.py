@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from tlsloader import SpiffeID
 
-_GRACE = 3.0  # after the end has begun there is nobody left to wait for but answers
+_GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
 
 
 async def main(settings: Settings) -> None:
