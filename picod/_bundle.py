@@ -21,6 +21,8 @@ _MODULES = (
     "picod.inside.records",
     "picod.inside.link",
     "picod.inside.keeper",
+    "picod.inside.orders",
+    "picod.inside.stdin",
     "picod.inside.reaper",
     "picod.inside.commands",
     "picod.inside.memory",

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from picod import _messages as messages
 from picod import _protocol as wire
-from picod._bundle import bundle
-from picod._diagnose import diagnose, read_settings
 from picod._errors import RunnerFaultError
+from picod._greeting import greet
 from picod._link import Link
 from picod._messages import Stages
 from picod._spawn import spawn_bwrap, spawn_none
@@ -29,7 +28,7 @@ from picod._types import (
     Output,
     Started,
 )
-from picod._values import pack, text, unpack_dict
+from picod._values import pack, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -55,7 +54,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("picod.runner")
-_START = 10.0
 _END = 5.0
 
 
@@ -105,9 +103,7 @@ class Runner:
             spawned = spawn_none(uid=uid, python=python, folder=folder)
         made = time.monotonic_ns()
         link = Link(spawned)
-        link.send(bundle())
-        link.send(messages.hello(limits, spawned.place, environment or {}))
-        hello = await _greeted(link)
+        hello = await greet(link, limits, spawned.place, environment or {})
         version = text(hello, b"python").decode("ascii", "replace")
         return cls(link, limits, messages.stages(hello, began, made), version)
 
@@ -322,26 +318,3 @@ class Upload:
         _, payload = await self._stream.next()
         await self._stream.next()
         return messages.info(payload)
-
-
-async def _greeted(link: Link) -> dict[bytes, Value]:
-    """Wait for the runner's HELLO.
-
-    Raises:
-        IsolationError: none came.
-
-    """
-    try:
-        async with asyncio.timeout(_START):
-            hello = unpack_dict(await asyncio.shield(link.hello))
-            messages.check_hello(hello)
-    except (RunnerFaultError, TimeoutError, wire.ProtocolError) as error:
-        link.break_off("the runner did not start")
-        link.kill()
-        await link.ended
-        raise diagnose(link.said or str(error), read_settings()) from error
-    except BaseException:
-        link.close()
-        link.kill()
-        raise
-    return hello

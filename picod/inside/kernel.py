@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIGKILL = 9
-_KEPT_SIGNALS = frozenset({SIGKILL, 17, 19})  # KILL and STOP are fixed; CHLD reaps
+_FIXED = (SIGKILL, 17, 19, 32, 33)  # KILL, STOP; CHLD must reap; libc's own
+IGNORED = [number for number in range(1, 65) if number not in _FIXED]
 _PR_SET_PDEATHSIG = 1
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
@@ -50,16 +51,8 @@ def end_with_parent() -> None:
 
 def ignore_signals() -> None:
     """Ignore every signal that can be ignored, so that untrusted code cannot end us."""
-    for number in range(1, 32):
-        if number not in _KEPT_SIGNALS:
-            _libc.signal(number, 1)
-
-
-def default_signals() -> None:
-    """Give every signal its default effect again."""
-    for number in range(1, 65):
-        if number not in _KEPT_SIGNALS:
-            _libc.signal(number, 0)
+    for number in IGNORED:
+        _libc.signal(number, 1)
 
 
 class Process:

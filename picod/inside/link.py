@@ -33,9 +33,10 @@ class Link:
         self._parser = wire.Parser(wire.TO_RUNNER)
         self._out: list[bytes] = []
         self._pending = 0
+        self.quiet = False  # whether the last wait found nothing
         self._poll = select.epoll()
         self._watched: dict[int, int] = {}
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._poll.register(descriptor, select.EPOLLIN)
 
     @property
@@ -93,7 +94,7 @@ class Link:
             raise HungUpError
         yield from self._parser.feed(data)
 
-    def watch(self, descriptor: int, mask: int, callback: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, mask: int, callback: Callable[[], object]) -> None:
         """Call *callback* whenever *descriptor* is ready for *mask*; 0: no more.
 
         A hang-up cannot be masked, so what is not wanted is not watched at all.
@@ -120,7 +121,7 @@ class Link:
             events = self._poll.poll(seconds)
         except InterruptedError:
             return False
-        incoming = False
+        incoming, self.quiet = False, not events
         for descriptor, mask in events:
             if descriptor == self._descriptor:
                 if mask & select.EPOLLOUT:

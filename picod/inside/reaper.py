@@ -6,11 +6,15 @@ import os
 import time
 
 from picod.inside import kernel
+from picod.inside.keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from picod.inside.commands import Command
+    from picod.inside.keeper import Order
 
+_IDLE = 2  # keepers that wait for commands
+_USES = 500  # commands per keeper: its own processor time is limited, too
 _AGAIN = 0.002
 _PATIENCE = 3  # looks at an empty tree before its keeper counts as stuck
 
@@ -20,24 +24,47 @@ class Reaper:
 
     def __init__(self) -> None:
         self.keepers: dict[int, Command] = {}
+        self.idle: list[Keeper] = []
         self._looks: dict[int, int] = {}
         self._orphaned: list[Command] = []
         self.next_look: float | None = None  # for strays, on the monotonic clock
 
+    def keeper(self, order: Order, *, with_input: bool) -> Keeper:
+        """Find or make a keeper, and give it *order*.
+
+        Raises:
+            OSError: no process or descriptor is left for it.
+
+        """
+        while self.idle and not with_input:
+            kept = self.idle.pop()
+            if kept.give(order):
+                return kept
+        return Keeper(with_input=with_input, order=order)
+
+    def release(self, command: Command) -> None:
+        """Take the keeper of *command* back, beneath which nothing is."""
+        kept = command.kept
+        self.keepers.pop(kept.pid, None)
+        self._looks.pop(kept.pid, None)
+        fit = kept.lasting and kept.pid and kept.uses < _USES
+        if fit and len(self.idle) < _IDLE:
+            self.idle.append(kept)
+        else:
+            kept.end()
+
     def lost(self, command: Command) -> None:
         """Note that the keeper of *command* closed its report: it has ended.
 
-        A keeper ends by itself once nothing is beneath it. If it was killed, what
-        was beneath it is now beneath us.
+        If it was killed, what was beneath it is now beneath us.
         """
-        _, status = os.waitpid(command.keeper, 0)
-        del self.keepers[command.keeper]
-        self._looks.pop(command.keeper, None)
-        if os.WIFSIGNALED(status):
+        del self.keepers[command.kept.pid]
+        self._looks.pop(command.kept.pid, None)
+        if command.kept.collect() and not command.alone:
             self._orphaned.append(command)
             self.next_look = time.monotonic()
         else:
-            command.gone()
+            command.alone = True
 
     def sweep(self, now: float) -> None:
         """Kill what is due at *now*, on the monotonic clock."""
@@ -54,21 +81,23 @@ class Reaper:
     def _sweep_tree(
         self, command: Command, table: list[kernel.Process], now: float
     ) -> None:
-        below = kernel.descendants([command.keeper], table)
+        pid = command.kept.pid
+        below = kernel.descendants([pid], table)
         for process in below:
             kernel.kill(process.pid)
-        looks = self._looks.get(command.keeper, 0) + 1
+        looks = self._looks.get(pid, 0) + 1
         if not all(process.zombie for process in below):
             looks = 0
-        self._looks[command.keeper] = looks
+        self._looks[pid] = looks
         if looks > _PATIENCE:  # stopped by the code, or it would have ended
-            kernel.kill(command.keeper)
+            kernel.kill(pid)
         command.sweep_at = now + _AGAIN
 
     def _sweep_strays(self, table: list[kernel.Process]) -> None:
         """Kill what lives beneath us, but not beneath a keeper."""
         us = os.getpid()
-        others = [p for p in table if p.parent == us and p.pid not in self.keepers]
+        known = {*self.keepers, *(kept.pid for kept in self.idle)}
+        others = [p for p in table if p.parent == us and p.pid not in known]
         below = kernel.descendants([process.pid for process in others], table)
         for process in others + below:
             kernel.kill(process.pid)
@@ -80,7 +109,8 @@ class Reaper:
         if all(process.zombie for process in others + below):
             orphaned, self._orphaned = self._orphaned, []
             for command in orphaned:
-                command.gone()
+                command.alone = True
+                command.go_on()
 
     def end_everything(self) -> None:
         """Kill all that is beneath us, for at most two seconds."""

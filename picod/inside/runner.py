@@ -10,11 +10,12 @@ import time
 from picod import _protocol as wire
 from picod._values import number, pack, text, unpack_dict
 from picod.inside import files, folders, kernel
-from picod.inside.commands import TIMEOUT, Command, Order
+from picod.inside.commands import TIMEOUT, Command
 from picod.inside.files import Transfer
-from picod.inside.keeper import DESCRIPTORS
+from picod.inside.keeper import DESCRIPTORS, Keeper
 from picod.inside.link import Call, HungUpError, Link
 from picod.inside.memory import Watchdog
+from picod.inside.orders import order_of
 from picod.inside.paths import Root
 from picod.inside.reaper import Reaper
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from picod._values import Value
 
     Stream = Command | Transfer
+
+
+_RETRY = 1.0  # seconds until a keeper is forked ahead again
+_NEVER = float("inf")
+_LONG = 3600.0  # seconds to wait when nothing is due
 
 
 def main(began_ns: int) -> None:
@@ -64,6 +70,7 @@ class Runner:
         self._defaults: dict[bytes, Value] = {}
         self._roots: list[Root] = []
         self._reaper = Reaper()
+        self._ahead_at = _NEVER  # when to fork a keeper ahead
         self._watchdog = Watchdog(self._reaper)
 
     def serve(self) -> None:
@@ -87,6 +94,18 @@ class Runner:
                     self._ready[call.stream] = call
                 self._forget(call)
             self._on_time()
+            if self._link.quiet and not self._ready:
+                self._think_ahead()
+
+    def _think_ahead(self) -> None:
+        """Fork the next command's keeper while nobody waits for anything."""
+        now = time.monotonic()
+        if self._reaper.idle or now < self._ahead_at:
+            return
+        try:
+            self._reaper.idle.append(Keeper())
+        except OSError:
+            self._ahead_at = now + _RETRY
 
     def end(self) -> None:
         """End every process; without isolation also remove the workspace."""
@@ -103,14 +122,18 @@ class Runner:
         if self._ready:
             return 0
         now = time.monotonic()
+        if not self._reaper.idle and self._ahead_at <= now:
+            return 0
         times = [c.deadline for c in self._commands() if c.sweep_at is None]
         times += [c.sweep_at for c in self._commands() if c.sweep_at is not None]
         again = self._reaper.next_look
         if again is not None:
             times.append(again)
+        if not self._reaper.idle:
+            times.append(self._ahead_at)
         if self._watchdog.next_look:
             times.append(self._watchdog.next_look)
-        return max(0.0, min(times) - now) + 0.0005 if times else -1
+        return min(max(0.0, min(times, default=_LONG) - now), _LONG) + 0.0005
 
     def _commands(self) -> list[Command]:
         return list(self._reaper.keepers.values())
@@ -176,6 +199,7 @@ class Runner:
             b"ready_ns": time.monotonic_ns(),
         }
         self._link.send(wire.HELLO, 0, pack(hello))
+        self._ahead_at = 0.0
 
     def _request(self, kind: int, stream: int, payload: bytes) -> None:
         parts = self._requests.get(stream)
@@ -204,16 +228,16 @@ class Runner:
         self._forget(transfer)
 
     def _execute(self, call: Call, request: dict[bytes, Value]) -> None:
-        workspace = text(self._defaults, b"workspace")
-        order = Order(request, self._defaults, workspace)
+        order = order_of(request, self._defaults)
         output = number(self._defaults, b"output")
+        with_input = bool(number(request, b"stdin"))
         try:
-            command = Command(call, order, request, output, self._reaper)
+            kept = self._reaper.keeper(order, with_input=with_input)
         except OSError as error:
-            call.fail(b"PROCESS_LIMIT", os.strerror(error.errno or 0))
+            call.fail(b"PROCESS_LIMIT", os.strerror(error.errno or 0).lower())
             return
-        if not command.over:
-            self._streams[call.stream] = command
+        command = Command(call, kept, request, output, self._reaper)
+        self._streams[call.stream] = command
 
     def _work(self, call: Transfer, request: dict[bytes, Value]) -> files.Work:
         operation = text(request, b"op")
