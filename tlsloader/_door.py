@@ -92,8 +92,8 @@ class Door:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109
         """Take nobody in any more and wait until all have left.
 
-        Clients are asked to (GOAWAY) and leave when their last call has ended;
-        returns after *timeout* seconds at the latest.
+        Clients are asked to (GOAWAY) and leave when their last call has ended and,
+        with gRPC, is no longer referred to; returns after *timeout* seconds anyway.
         """
         self._leaving = True
         await self._stop_listening()

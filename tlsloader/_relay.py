@@ -17,6 +17,10 @@ LINGER: Final = 2.0
 """Seconds that the last bytes may take once one side has ended."""
 
 
+_HELD: Final = 1 << 16
+"""Bytes that are kept for a relay that does not stand yet."""
+
+
 def _drop(_data: bytes) -> None:
     """Take what still comes in after the end."""
 
@@ -38,6 +42,7 @@ class End(asyncio.Protocol):
         self.connected = False
         self.full = False
         self._held: list[bytes] = []
+        self._held_size = 0
         self._deliver: Callable[[bytes], None] | None = None
         self._ended: Callable[[], object] | None = None
         self._flow: Callable[[bool], None] | None = None
@@ -92,9 +97,11 @@ class End(asyncio.Protocol):
         if self._deliver is not None:
             self._deliver(data)
             return
-        # uvloop delivers the first bytes in spite of a pause: keep them all
+        # Reading goes on for a while, since only who reads notices the other's end
         self._held.append(data)
-        self.hold(paused=True)
+        self._held_size += len(data)
+        if self._held_size > _HELD:
+            self.hold(paused=True)
         if not self.heard.done():
             self.heard.set_result(True)
 

@@ -340,16 +340,16 @@ async def test_a_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> Non
 
 async def test_leaves_no_task_no_descriptor_and_no_file() -> None:
     """After `aclose` nothing is left, also of connections that were open."""
-    async with mesh() as warm:
-        await warm.way.call()
-    tasks, files = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    for _ in range(3):
+    tasks, files = len(asyncio.all_tasks()), 0
+    for lap in range(8):
         async with mesh() as one:
             stream = one.way.both()
             await stream.write(b"x")
             assert await stream.read() == b"x"
+        files = files or len(os.listdir("/proc/self/fd")) if lap else 0  # noqa: PTH208
     assert len(asyncio.all_tasks()) == tasks
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 1)  # noqa: PTH208
+    # Each lap opens a dozen; gRPC keeps a few of its own for a while
+    await until(lambda: len(os.listdir("/proc/self/fd")) < files + 6)  # noqa: PTH208
 
 
 async def test_the_door_for_our_own_user_knows_no_names(tmp_path: Path) -> None:

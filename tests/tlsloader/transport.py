@@ -174,6 +174,30 @@ class Way:
         call: grpc.aio.StreamStreamCall[bytes, bytes] = method(timeout=60)
         return call
 
+    async def served(self, within: float = 5) -> float:
+        """Call until a call is served; return the seconds that it took."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    await self.call()
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                else:
+                    return loop.time() - start
+
+    async def refused(self, details: str, within: float = 5) -> None:
+        """Call until a call fails with *details*."""
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    await self.call()
+                except grpc.aio.AioRpcError as error:
+                    if details in (error.details() or ""):
+                        return
+
     async def refusal(self) -> grpc.aio.AioRpcError:
         """Call once; it must fail."""
         try:
