@@ -147,7 +147,8 @@ class Dialer:
         if self._verdict is not None:
             until, error = self._verdict
             if self._clock.monotonic() < until:
-                raise error
+                # The same error again must not grow a traceback each time
+                raise error.with_traceback(None)
         try:
             return await self._dial()
         except DialFailedError as error:
