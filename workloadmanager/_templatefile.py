@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["load_templates", "parse_templates"]
 
 _LARGEST_FILE = 1 << 20
+_MAP = "tag:yaml.org,2002:map"
 _LARGEST_NUMBER = 1 << 40  # bytes, pieces or seconds
 _LIFETIME = PYTHON.default_lifetime
 
@@ -156,7 +157,7 @@ class _Reader:
     def _items(
         self, node: yaml.Node, place: str, known: set[str] | None = None
     ) -> Iterator[tuple[str, yaml.Node]]:
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or node.tag != _MAP:
             self._fault(node, place, "must be a mapping")
             return
         seen = set()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from workloadmanager._errors import TemplateFileError, TemplateNotFoundError
+from workloadmanager._templatefile import load_templates, parse_templates
+from workloadmanager._templates import PYTHON, Templates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = b"""
+templates:
+  tiny:
+    description: for small things
+    isolation: none
+    python: /opt/python/bin/python3
+    lifetime: 90s
+    maximum_lifetime: 1h
+    idle_timeout: 1m30s
+    limits: {memory: 64MiB, processes: 8, timeout: 1.5s, workspace: 4096}
+    environment: {MODE: quick, EMPTY: ""}
+"""
+
+
+def faults(text: str) -> tuple[str, ...]:
+    with pytest.raises(TemplateFileError) as caught:
+        parse_templates(text.encode(), "t.yaml")
+    return caught.value.faults
+
+
+def test_a_file_says_everything_about_a_template() -> None:
+    """Every field arrives, in seconds and bytes."""
+    tiny = parse_templates(GOOD, "t.yaml").find("tiny")
+    assert tiny.isolation == "none"
+    assert tiny.python == "/opt/python/bin/python3"
+    assert tiny.default_lifetime == timedelta(seconds=90)
+    assert tiny.maximum_lifetime == timedelta(hours=1)
+    assert tiny.idle_timeout == timedelta(seconds=90)
+    assert tiny.limits == {
+        "memory": 64 << 20,
+        "processes": 8,
+        "timeout": 1.5,
+        "workspace": 4096,
+    }
+    assert tiny.environment == {"MODE": "quick", "EMPTY": ""}
+
+
+def test_python_is_built_in_and_can_be_replaced() -> None:
+    """A fresh mesh has a template; an operator's own of that name wins."""
+    assert Templates().find("python") is PYTHON
+    ours = parse_templates(b"templates: {python: {description: ours}}", "t.yaml")
+    assert ours.find("python").description == "ours"
+    assert [each.name for each in parse_templates(GOOD, "t.yaml")] == ["python", "tiny"]
+
+
+def test_an_unknown_template_is_named_in_the_error() -> None:
+    """The caller learns which name was wrong."""
+    with pytest.raises(TemplateNotFoundError) as caught:
+        Templates().find("nope")
+    assert caught.value.metadata == {"template": "nope"}
+
+
+def test_all_faults_are_told_at_once_with_their_lines() -> None:
+    """An operator mends a file in one round."""
+    found = faults(
+        """
+templates:
+  Bad_Name: {}
+  a:
+    isolation: chroot
+    python: bin/python
+    idle_timeout: soon
+    limits: {memory: lots, colour: red, processes: 0, timeout: 0s}
+    environment: {"A=B": x, C: [1]}
+    surprise: 1
+  b: []
+  c: {lifetime: 2h, maximum_lifetime: 1h}
+"""
+    )
+    told = "\n".join(found)
+    for place in (
+        "t.yaml:3: Bad_Name",
+        "t.yaml:5: a.isolation: 'chroot'",
+        "t.yaml:6: a.python: 'bin/python' is not an absolute path",
+        "t.yaml:7: a.idle_timeout: 'soon'",
+        "t.yaml:8: a.limits.memory: 'lots'",
+        "t.yaml:8: a.limits: 'colour' is unknown",
+        "t.yaml:8: a.limits.processes",
+        "t.yaml:8: a.limits.timeout: 0 is out of range",
+        "t.yaml:9: a.environment: 'A=B'",
+        "t.yaml:9: a.environment.C: must be a text",
+        "t.yaml:10: a: 'surprise' is unknown",
+        "t.yaml:11: b: must be a mapping",
+        "t.yaml:12: c: lifetime is more than maximum_lifetime",
+    ):
+        assert place in told
+    assert len(found) == 13
+
+
+def test_a_key_that_stands_twice_is_a_fault() -> None:
+    """YAML would silently take the last one."""
+    assert "stands twice" in faults("templates: {a: {}, a: {}}")[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "\x00", "- 1", "!!python/object:os.system {}", "templates: 3"]
+)
+def test_what_is_no_template_file_is_refused(text: str) -> None:
+    """Broken YAML, tags that run code, and other documents end in a fault."""
+    assert faults(text)
+
+
+def test_a_shorter_maximum_shortens_the_default() -> None:
+    """Saying only the maximum is enough."""
+    templates = parse_templates(b"templates: {a: {maximum_lifetime: 5m}}", "t.yaml")
+    assert templates.find("a").default_lifetime == timedelta(minutes=5)
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    """Missing, a folder, or absurdly large: said, not raised as it comes."""
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * (2 << 20))
+    for path in (tmp_path / "none.yaml", tmp_path, large):
+        with pytest.raises(TemplateFileError, match=str(path)):
+            load_templates(path)
+    assert load_templates(None).find("python")
