@@ -92,25 +92,30 @@ def _read(path: Path) -> Text | None:
     """Return the content of *path*; a FIFO or a device must not hang or flood us."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            data = _drained(descriptor) if stat.S_ISREG(mode) else None
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            text = f"{path} is no ordinary file; name a PEM file"
-            raise MaterialError("not_a_file", text)
-        try:
-            data = file.read(_MAX_BYTES + 1)
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        remedy = "let the user of this service read it"
+        text = f"{path} cannot be read ({error.strerror}); {remedy}"
+        raise MaterialError("file_unreadable", text) from error
+    if data is None:
+        raise MaterialError(
+            "not_a_file", f"{path} is no ordinary file; name a PEM file"
+        )
     if len(data) > _MAX_BYTES:
         text = f"{path} is larger than {_MAX_BYTES} bytes; name a PEM file"
         raise MaterialError("file_too_large", text)
     return Text(str(path), data, exposed=bool(mode & 0o077))
 
 
-def _unreadable(path: Path, error: OSError) -> MaterialError:
-    text = f"{path} cannot be read ({error.strerror}); let this service's user read it"
-    return MaterialError("file_unreadable", text)
+def _drained(descriptor: int) -> bytes:
+    """Return what there is to read, but little more than is allowed."""
+    data = bytearray()
+    while len(data) <= _MAX_BYTES and (chunk := os.read(descriptor, 1 << 16)):
+        data += chunk
+    return bytes(data)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["read_certificates", "read_key", "write_certificates", "write_key"]
 
 _BLOCK = re.compile(
-    rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[^-]*-----END (?P=label)-----"
+    rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----"
+    rb"[^-]*(?:-(?!----)[^-]*)*"  # old encrypted keys have headers with dashes
+    rb"-----END (?P=label)-----"
 )
 _BEGIN = b"-----BEGIN "
 _KEYS = frozenset({b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY"})
