@@ -76,7 +76,7 @@ class Locator:
         session = session_of(await self.look_up(session_id))
         if session is None:
             raise SandboxUnreachableError("the sandbox is not ready")
-        if not self._sessions.learn(session):
+        if self._sessions.has_ended(session_id):  # while the answer was on its way
             raise SessionExpiredError("the session has ended", **_owner(session))
         return session
 
@@ -85,7 +85,10 @@ class Locator:
 
         async def ask() -> wm.SandboxSession:
             self.lookups += 1
-            return await self._registry.get(session_id)
+            found = await self._registry.get(session_id)
+            if (session := session_of(found)) is not None:
+                self._sessions.learn(session)
+            return found
 
         return await self._flights.join(session_id, ask)
 

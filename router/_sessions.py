@@ -79,6 +79,7 @@ class Sessions:
         """Take the watch's word for one live session."""
         if session.session_id not in self._ended:
             self._live[session.session_id] = session
+            self._learned.pop(session.session_id, None)
 
     def end(self, session_id: str) -> None:
         """Forget a session for good and tell the listeners."""
@@ -117,4 +118,3 @@ class Sessions:
                 self.end(session_id)
         for session in fresh.values():
             self.changed(session)
-        self._learned.clear()

@@ -42,7 +42,7 @@ class Watch:
     ) -> None:
         self._registry, self._sessions, self._locator = registry, sessions, locator
         self._queried, self._clock = queried, clock
-        self._revision = 0
+        self.revision = 0
         self._last = clock.monotonic()
         self._call: Any = None
         self.restarts = 0
@@ -76,7 +76,7 @@ class Watch:
     async def _watch_once(self) -> None:
         self._sessions.begin_watch()
         self._last = self._clock.monotonic()
-        self._call = self._registry.watch(self._revision)
+        self._call = self._registry.watch(self.revision)
         try:
             async for message in self._call:
                 self._last = self._clock.monotonic()
@@ -99,7 +99,7 @@ class Watch:
                 return
             case _:
                 pass
-        self._revision = message.revision
+        self.revision = message.revision
 
     def _take_snapshot(self, part: wm.WatchSessionsResponse.Snapshot) -> None:
         sessions = [session_of(each) for each in part.sessions]

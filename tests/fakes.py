@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 
 class FakeClock:
@@ -65,3 +65,9 @@ async def running(job: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let things happen until *condition* holds; the caller sets the time limit."""
+    while not condition():
+        await asyncio.sleep(0.001)
