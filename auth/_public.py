@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from auth._errors import KeysError
 from auth._files import read_jwks
@@ -13,7 +13,7 @@ from auth._jwk import PublicKey
 from clock import SYSTEM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -41,18 +41,24 @@ class KeySet:
             KeysError: it is missing, malformed, holds no key, a key of a kind that
                 we do not take, a private one, or one name twice.
         """
-        keys: dict[str, PublicKey] = {}
-        for jwk in read_jwks(path, private=False):
-            try:
-                key = PublicKey.parse(jwk)
-            except ValueError as error:
-                raise KeysError(f"{path}: {error}") from None
-            if key.kid in keys:
-                raise KeysError(f"{path}: the kid {key.kid!r} stands twice")
-            keys[key.kid] = key
-        if not keys:
-            raise KeysError(f"{path}: no key in it")
-        return cls(keys, generation)
+        try:
+            return cls.parse(read_jwks(path, private=False), generation)
+        except ValueError as error:
+            raise KeysError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, jwks: Sequence[Mapping[str, Any]], generation: int = 1) -> Self:
+        """Return the set of *jwks*, all or nothing.
+
+        Raises:
+            ValueError: there is none, or one of a kind that we do not take, or one
+                name stands twice.
+        """
+        keys = [PublicKey.parse(jwk) for jwk in jwks]
+        named = {key.kid: key for key in keys}
+        if not keys or len(named) != len(keys):
+            raise ValueError("no key in it, or a kid stands twice")
+        return cls(named, generation)
 
 
 class PublicKeys:

@@ -13,18 +13,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import jwt
-
 from auth._bounded import Bounded
-from auth._errors import InvalidPrincipalError, TokenRefusedError
-from auth._json import decode_base64url, parse_object
+from auth._errors import TokenRefusedError
+from auth._json import parse_object
+from auth._jws import MAX_BYTES, Jws, sign
 from auth._keys import MAX_LIFE
 from auth._principal import Principal
 from clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Self
 
     from auth._jwk import PublicKey
     from auth._keys import SigningKeys
@@ -36,14 +34,10 @@ __all__ = ["ISSUER", "Claims", "Signer", "Verifier", "bearer"]
 ISSUER: Final = "agentcube-router"
 _TYPE: Final = "cubemesh-session+jwt"
 _LEEWAY = 5  # seconds that the clocks of Router and PicoD may differ
-_MAX_BYTES = 8192
 _HEADER = {"alg", "kid", "typ"}
 _CLAIMS = {"iss", "aud", "sub", "sub_iss", "name", "sid", "iat", "exp"}
 _NUMBERS = {"iat", "exp"}
 _SESSION = re.compile(r"ses-[a-z2-7]{26}", re.ASCII)
-_ALGORITHMS = ("ES256", "EdDSA")
-
-_jws = jwt.PyJWS(algorithms=_ALGORITHMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +95,8 @@ class Signer:
             "iat": now,
             "exp": now + self._life,
         }
-        token = _jws.encode(
-            json.dumps(claims, separators=(",", ":")).encode(),
-            key.key,
-            algorithm=key.algorithm,
-            headers={"kid": key.kid, "typ": _TYPE},
-        )
+        payload = json.dumps(claims, separators=(",", ":")).encode()
+        token = sign(payload, key, _TYPE)
         return _Signed(token, key.kid, now + self._life - self._life / 4)
 
 
@@ -143,12 +133,14 @@ class Verifier:
             TokenRefusedError: it does not hold; its ``reason`` says why.
         """
         keys = self._keys.current()
-        if len(token) > _MAX_BYTES or not token.isascii():
-            _refuse("malformed", "the token is too long or not ASCII")
-        digest = hashlib.sha256(token.encode("ascii")).digest(), keys.generation
+        if len(token) > MAX_BYTES:
+            _refuse("malformed", f"the token is longer than {MAX_BYTES} bytes")
+        raw = token.encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(raw).digest(), keys.generation
         claims = self._cache.get(digest)
         if claims is None:
-            claims = _Parsed.of(token).proven(keys)
+            jws = Jws.parse(token)
+            claims = _claims_of(jws.payload_proven_by(_key_of(jws.header, keys)))
         self._check(claims, session_id)
         self._cache.put(digest, claims)
         return claims
@@ -167,64 +159,34 @@ class Verifier:
             _refuse("wrong_session", "the token is for another session")
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A token taken apart; nothing of it is proven yet."""
+def _key_of(header: Mapping[str, Any], keys: KeySet) -> PublicKey:
+    if header.keys() != _HEADER:
+        _refuse("strange_header", "the header is not alg, kid, typ")
+    if header["typ"] != _TYPE:
+        _refuse("wrong_type", f"the token is not a {_TYPE}")
+    kid = header["kid"]
+    key = keys.keys.get(kid) if isinstance(kid, str) else None
+    if key is None:
+        _refuse("unknown_key", "no published key has that name")
+    return key
 
-    token: str
-    header: Mapping[str, Any]
-    payload: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, token: str) -> Self:
-        parts = token.split(".")
-        if len(parts) != len(("header", "payload", "signature")):
-            _refuse("malformed", "the token does not have three parts")
-        try:
-            header, payload, _ = (decode_base64url(part) for part in parts)
-            told = parse_object(header, _MAX_BYTES), parse_object(payload, _MAX_BYTES)
-        except ValueError as error:
-            _refuse("malformed", f"the token is malformed: {error}")
-        return cls(token, *told)
-
-    def proven(self, keys: KeySet) -> Claims:
-        """Return the claims if one of *keys* signed them, in our form."""
-        key = self._key(keys)
-        try:
-            _jws.decode(self.token, key.key, algorithms=[key.algorithm])
-        except jwt.PyJWTError:
-            _refuse("bad_signature", "the signature does not fit")
-        return self._claims()
-
-    def _key(self, keys: KeySet) -> PublicKey:
-        if self.header.keys() != _HEADER:
-            _refuse("strange_header", "the header is not alg, kid, typ")
-        if self.header["typ"] != _TYPE:
-            _refuse("wrong_type", f"the token is not a {_TYPE}")
-        kid = self.header["kid"]
-        key = keys.keys.get(kid) if isinstance(kid, str) else None
-        if key is None:
-            _refuse("unknown_key", "no published key has that name")
-        if self.header["alg"] != key.algorithm:
-            _refuse("wrong_algorithm", "the key is not of the header's algorithm")
-        return key
-
-    def _claims(self) -> Claims:
-        said = self.payload
+def _claims_of(payload: bytes) -> Claims:
+    try:
+        said = parse_object(payload, MAX_BYTES)
         if said.keys() != _CLAIMS:
             _refuse("strange_claims", "a claim is missing or strange")
         for name, value in said.items():
             if type(value) is not (int if name in _NUMBERS else str):
                 _refuse("strange_claims", f"{name} is of the wrong type")
-        if said["iss"] != ISSUER:
-            _refuse("wrong_issuer", f"the issuer is not {ISSUER}")
-        if not _SESSION.fullmatch(said["sid"]):
-            _refuse("strange_claims", "sid is not a session id")
-        try:
-            principal = Principal(said["sub_iss"], said["sub"], said["name"])
-        except InvalidPrincipalError as error:
-            _refuse("strange_claims", str(error))
-        return Claims(said["aud"], said["sid"], principal, said["iat"], said["exp"])
+        principal = Principal(said["sub_iss"], said["sub"], said["name"])
+    except ValueError as error:
+        _refuse("strange_claims", f"the claims: {error}")
+    if said["iss"] != ISSUER:
+        _refuse("wrong_issuer", f"the issuer is not {ISSUER}")
+    if not _SESSION.fullmatch(said["sid"]):
+        _refuse("strange_claims", "sid is not a session id")
+    return Claims(said["aud"], said["sid"], principal, said["iat"], said["exp"])
 
 
 def bearer(metadata: Iterable[tuple[str, Any]]) -> str:
@@ -236,7 +198,7 @@ def bearer(metadata: Iterable[tuple[str, Any]]) -> str:
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
         _refuse("no_token", "the call carries no token")
-    scheme, _, token = values[0].partition(" ")
+    scheme, _, token = str(values[0]).partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token:
         _refuse("malformed", "not exactly one bearer token")
     return str(token)

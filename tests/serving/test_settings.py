@@ -218,6 +218,7 @@ def test_kinds_refuse(kind: click.ParamType[Any], text: str) -> None:
         kind.convert(text, None, None)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(serving.__all__)), st.text(max_size=30))
 def test_no_text_breaks_a_kind(name: str, text: str) -> None:
     """Whatever somebody types, the answer is a value or a fault."""
