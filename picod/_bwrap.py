@@ -19,7 +19,10 @@ from picod._errors import IsolationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Bwrap", "arguments", "find_bwrap"]
+__all__ = ["OPT", "Bwrap", "arguments", "find_bwrap"]
+
+OPT = "/opt/python"
+"""Where an interpreter from outside /usr is found inside."""
 
 USER = 1000
 """The uid and gid that code inside sees; outside it has the sandbox's own."""
@@ -107,13 +110,14 @@ def arguments(
             [
                 "bwrap",
                 *_FENCES,
-                *_system(python),
+                *_system(),
+                *_interpreter(python),
                 *("--perms", "0755", "--dir", "/etc"),
                 *made,
                 *_each("--ro-bind-try", _SHARED),
                 *_folders(workspace),
                 *("--remount-ro", "/", "--chdir", "/", "--"),
-                *(_inside(python), "-I", "-S", "-c", bootstrap),
+                *(_real(python), "-I", "-S", "-c", bootstrap),
             ],
             descriptors,
         )
@@ -133,7 +137,7 @@ _FENCES = (
 )
 
 
-def _system(python: str) -> Iterator[str]:
+def _system() -> Iterator[str]:
     """Bind the host's programs, read-only."""
     yield from ("--ro-bind", "/usr", "/usr")
     for name in _SYSTEM:
@@ -142,17 +146,21 @@ def _system(python: str) -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         elif path.is_dir():
             yield from ("--ro-bind", str(path), str(path))
-    if not python.startswith("/usr/"):
-        yield from ("--ro-bind", str(Path(python).resolve().parent.parent), _OPT)
 
 
-_OPT = "/opt/python"
+def _interpreter(python: str) -> tuple[str, ...]:
+    """Bind an interpreter of elsewhere; the sandbox's user must be able to read it.
 
-
-def _inside(python: str) -> str:
+    It stays where it is, as its libraries know their place; `OPT` leads there.
+    """
     if python.startswith("/usr/"):
-        return python
-    return f"{_OPT}/bin/{Path(python).resolve().name}"
+        return ()
+    prefix = str(Path(python).resolve().parent.parent)
+    return ("--ro-bind", prefix, prefix, "--symlink", prefix, OPT)
+
+
+def _real(python: str) -> str:
+    return python if python.startswith("/usr/") else str(Path(python).resolve())
 
 
 def _folders(workspace: int) -> tuple[str, ...]:

@@ -72,6 +72,9 @@ def _hint(said: str, settings: Mapping[str, str]) -> str:  # noqa: PLR0911
             "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
             "--security-opt systempaths=unconfined"
         )
-    if "execvp" in said or "No such file" in said:
-        return "give --python an interpreter that lies beneath /usr, at least 3.9"
+    if any(word in said for word in ("execvp", "No such file", "source path")):
+        return (
+            "give --python an interpreter, at least 3.9, beneath /usr "
+            "or where the sandbox's user may read"
+        )
     return "run `cubemesh doctor`"

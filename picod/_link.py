@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picod import _protocol as wire
@@ -22,6 +23,7 @@ __all__ = ["Link"]
 
 _READ = 256 * 1024
 _STDERR = 8 * 1024
+_GRACE = 3.0  # seconds to clean up where nothing isolates
 _LATE = 10.0  # seconds a runner may lag behind what it must do
 
 
@@ -35,7 +37,7 @@ class Link:
     def __init__(self, spawned: Spawned) -> None:
         self._loop = asyncio.get_running_loop()
         self._process, self._socket = spawned.process, spawned.socket
-        self._stderr = spawned.stderr
+        self._stderr, self._isolated = spawned.stderr, spawned.place.isolated
         self._said = b""
         self._parser = wire.Parser(wire.FROM_RUNNER)
         self._buffer = bytearray(_READ)
@@ -169,9 +171,10 @@ class Link:
 
     def break_off(self, fault: str) -> None:
         """End the sandbox's processes and every stream because of *fault*."""
-        if self.fault is None:
+        if self.fault is None and not self._closing:
             self.fault = fault
             self._close()
+            self._loop.call_later(0 if self._isolated else _GRACE, self.kill)
 
     def close(self) -> None:
         """End the sandbox's processes; no fault."""
@@ -193,10 +196,27 @@ class Link:
             self.hello.exception()  # whoever waits gets it; nobody has to
 
     def kill(self) -> None:
-        """Kill bwrap, whose death kills all that is inside."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+        """Kill the runner, and with it all that is inside.
+
+        bwrap ends when the runner, its child, is gone for good; killed itself it
+        would end before.
+        """
+        if self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if not self._kill_child():
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _kill_child(self) -> bool:
+        if not self._isolated:
+            return False
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:
+            return False
+        for child in children.split():
+            os.kill(int(child), signal.SIGKILL)
+        return bool(children)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -205,9 +225,5 @@ class Link:
         self._on_stderr()
         self._loop.remove_reader(self._stderr)
         os.close(self._stderr)
-        self.break_off_unless_closing()
+        self.break_off("the runner ended")
         self.ended.set_result(None)
-
-    def break_off_unless_closing(self) -> None:
-        if not self._closing:
-            self.break_off("the runner ended")

@@ -71,7 +71,7 @@ class Stages:
 def hello(limits: Limits, place: Place, environment: Mapping[str, str]) -> bytes:
     """Encode our HELLO: where things are, the limits, the environment of commands."""
     defaults = {
-        "PATH": _PATH,
+        "PATH": ":".join(filter(None, (place.programs, _PATH))),
         "HOME": os.fsdecode(place.workspace),
         "TMPDIR": os.fsdecode(place.scratch),
         "LANG": "C.UTF-8",

@@ -28,6 +28,7 @@ from picod._types import (
     Output,
     Started,
 )
+from picod._upload import Upload
 from picod._values import pack, text
 
 if TYPE_CHECKING:
@@ -290,31 +291,3 @@ class Runner:
             _, payload = await stream.next()
             await stream.next()
             return messages.info(payload)
-
-
-class Upload:
-    """A file on its way; nothing of it counts before `commit`."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def write(self, data: bytes) -> None:
-        """Send *data*, waiting while the sandbox lags behind.
-
-        Raises:
-            FileError: it cannot be written.
-
-        """
-        await self._stream.send(data)
-
-    async def commit(self, size: int) -> FileInfo:
-        """Finish; *size* is how many bytes were written in all.
-
-        Raises:
-            FileError: it cannot be finished.
-
-        """
-        self._stream.end(pack({b"size": size}))
-        _, payload = await self._stream.next()
-        await self._stream.next()
-        return messages.info(payload)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from picod._bundle import BOOTSTRAP
-from picod._bwrap import arguments, find_bwrap
+from picod._bwrap import OPT, arguments, find_bwrap
 from picod._errors import IsolationError
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Place:
     workspace: bytes
     scratch: bytes
     isolated: bool
+    programs: str = ""
+    """A folder to look for programs in first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
             library = _opened(stack, bwrap.library)
             inherited.append(library)
             environment["LD_PRELOAD"] = f"/proc/self/fd/{library}"
-        place = Place(b"/workspace", b"/tmp", isolated=True)
+        programs = "" if python.startswith("/usr/") else f"{OPT}/bin"
+        place = Place(b"/workspace", b"/tmp", isolated=True, programs=programs)
         return _spawn(
             inside, f"/proc/self/fd/{program}", environment, inherited, uid, place
         )

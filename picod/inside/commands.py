@@ -52,7 +52,7 @@ class Command(Call):
         self.alone = False  # no process of it is left
         self._status: int | None = None
         self._ended = 0.0
-        self._failure = (keeper.EXECUTE, errno.EAGAIN)
+        self._failure = (0, 0)
         self._begun = self._cancelled = False
         self._pipes = {kept.stdout: wire.STDOUT, kept.stderr: wire.STDERR}
         self.input = Input(self, kept.stdin)
@@ -195,6 +195,8 @@ class Command(Call):
 def _explain(stage: int, code: int) -> tuple[bytes, str]:
     """Tell reason and detail of a command that did not start."""
     detail = os.strerror(code).lower()
+    if not stage:
+        return b"PROCESS_LIMIT", "other code of the sandbox prevented it"
     if code in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return b"PROCESS_LIMIT", detail
     if stage == keeper.FOLDER:

@@ -109,9 +109,9 @@ class Runner:
 
     def end(self) -> None:
         """End every process; without isolation also remove the workspace."""
-        self._reaper.end_everything()
         if not self._defaults or number(self._defaults, b"isolated"):
-            return
+            return  # whoever is process 1 takes all others along
+        self._reaper.end_everything()
         for root in self._roots:
             for _ in folders.empty(root.descriptor, b"."):
                 pass
@@ -187,7 +187,7 @@ class Runner:
         self._watchdog.limit = number(values, b"memory")
         self._roots = [
             Root(b"/workspace", text(values, b"workspace")),
-            Root(b"/tmp", text(values, b"scratch")),
+            Root(text(values, b"scratch"), text(values, b"scratch")),
         ]
         os.chdir("/")
         hello: dict[bytes, Value] = {
