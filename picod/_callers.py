@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from auth import (
@@ -82,6 +83,10 @@ def _require_service(method: str, *services: str) -> None:
         raise Denied("unlisted_method", f"nobody may call {method} here")
 
 
+# The Router names few callers, and each in every call.
+_decoded = lru_cache(maxsize=256)(Principal.decode)
+
+
 def _principal(context: Context) -> Principal:
     """Return the one caller that the Router names."""
     metadata = context.invocation_metadata() or ()
@@ -89,6 +94,6 @@ def _principal(context: Context) -> Principal:
     if len(told) != 1 or not isinstance(told[0], bytes):
         raise Denied("no_principal", "the Router named no caller, or several")
     try:
-        return Principal.decode(told[0])
+        return _decoded(told[0])
     except InvalidPrincipalError as error:
         raise Denied("no_principal", f"the caller is malformed: {error}") from None

@@ -1,0 +1,1 @@
+"""Measures of the mesh; ratios are taken within one run."""
