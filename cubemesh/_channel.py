@@ -111,17 +111,22 @@ class Connection:
         if self._closed:
             message = "this sandbox was closed"
             raise ConfigurationError(message)
-        if self._line is None:
+        line = self._line
+        if line is None or self._is_due(line.identity):
+            # Whoever comes meanwhile waits, too: the old identity may be over by now.
             async with self._loading:
-                if self._line is None:
-                    self._line = Line(self._profile, await self._load())
-        elif self._is_due(self._line.identity) and not self._loading.locked():
-            async with self._loading:
-                await self._renew(self._line)
+                await self._look_again(line)
+        assert self._line is not None  # noqa: S101 - made above, never taken back
         return self._line
 
-    async def _load(self) -> Identity:
-        return await asyncio.to_thread(Identity.load, self._profile)
+    async def _look_again(self, seen: Line | None) -> None:
+        if self._line is not seen:
+            return  # somebody else did while we waited
+        if seen is None:
+            identity = await asyncio.to_thread(Identity.load, self._profile)
+            self._line = Line(self._profile, identity)
+        elif self._is_due(seen.identity):
+            await self._renew(seen)
 
     async def _renew(self, old: Line) -> None:
         """Put a new line in the place of *old* if the files really changed.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 VERSION = "1"
-_LONGEST = 3800  # bytes; leaves room for the names below, under PATH_MAX
+_LONGEST = 450  # bytes; the store lies below, and SQLite takes paths of at most 511
 _LONGEST_RUNTIME = 60  # bytes; gRPC takes socket paths of at most 107
 _PRIVATE = 0o077
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["StateFolder", "private_folder"]
 
 _VERSION = "1"
-_LONGEST_PATH = 3800  # leaves room for the longest name below, under PATH_MAX
+_LONGEST_PATH = 450  # leaves room for the store: SQLite takes at most 511 bytes
 
 
 @dataclass(frozen=True, slots=True)
