@@ -7,9 +7,13 @@ from typing import Final
 __all__ = [
     "GOAWAY",
     "HEADER",
+    "PREFACE",
     "FrameFollower",
     "frame",
 ]
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client sends first. Source: RFC 9113, section 3.4."""
 
 HEADER: Final = 9
 """Bytes of a frame header. Source: RFC 9113, section 4.1."""
@@ -43,19 +47,22 @@ Source: RFC 9113, section 6.8 (graceful shutdown).
 
 
 class FrameFollower:
-    """Know, of the bytes a server sends, where one frame ends and the next begins.
+    """Know, of the bytes one side sends, where one frame ends and the next begins.
 
     A place inside a header block (HEADERS without END_HEADERS, then CONTINUATION)
     does not count: nothing may stand between them. Nor does the very start: the
-    first frame must be the server's SETTINGS.
+    first frame must be the server's SETTINGS. *skip* is the length of what comes
+    before the frames: a client says `PREFACE` first.
     Source: RFC 9113, sections 3.4 and 6.10.
     """
 
-    __slots__ = ("_block_open", "_head", "_left", "_started")
+    __slots__ = ("_block_open", "_head", "_left", "_started", "headers_seen")
 
-    def __init__(self) -> None:
+    def __init__(self, skip: int = 0) -> None:
+        self.headers_seen = False
+        """Whether a stream has begun."""
         self._head = b""
-        self._left = 0
+        self._left = skip
         self._block_open = False
         self._started = False
 
@@ -88,5 +95,6 @@ class FrameFollower:
         self._started = True
         self._left = int.from_bytes(head[:3], "big")
         if head[3] in _BLOCKS:
+            self.headers_seen = True
             self._block_open = not head[4] & END_HEADERS
         return at

@@ -17,6 +17,7 @@ from tlsloader._frames import (
     HEADER,
     HEADERS_KIND,
     PING_KIND,
+    PREFACE,
     RST_STREAM_KIND,
     SETTINGS_KIND,
     frame,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Refuser"]
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _UNAVAILABLE: Final = b"14"
 _NO_ERROR: Final = bytes(4)
 _LONGEST_TEXT: Final = 1024
@@ -113,10 +113,10 @@ class Refuser:
     def _received(self, data: bytes) -> None:
         self._heard += data
         if not self._preface_seen:
-            if len(self._heard) < len(_PREFACE):
+            if len(self._heard) < len(PREFACE):
                 return
             self._preface_seen = True
-            self._heard = self._heard[len(_PREFACE) :]
+            self._heard = self._heard[len(PREFACE) :]
         while len(self._heard) >= HEADER:
             size = HEADER + int.from_bytes(self._heard[:3], "big")
             if size > _LONGEST_FRAME:

@@ -6,16 +6,19 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
-from tlsloader._frames import GOAWAY, FrameFollower
+from tlsloader._frames import GOAWAY, PREFACE, FrameFollower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LINGER", "End", "Relay"]
+__all__ = ["LINGER", "SETTLE", "End", "Relay"]
 
 LINGER: Final = 2.0
 """Seconds that the last bytes may take once one side has ended."""
 
+
+SETTLE: Final = 1.0
+"""Seconds after which a client surely knows that it is connected."""
 
 _HELD: Final = 1 << 16
 """Bytes that are kept for a relay that does not stand yet."""
@@ -64,6 +67,10 @@ class End(asyncio.Protocol):
         """
         self._deliver, self._ended, self._flow = deliver, ended, flow
 
+    def redirect(self, deliver: Callable[[bytes], None]) -> None:
+        """From now on hand bytes to *deliver* instead."""
+        self._deliver = deliver
+
     def release(self) -> None:
         """Deliver what was held back, in order."""
         held, self._held = self._held, []
@@ -75,7 +82,12 @@ class End(asyncio.Protocol):
 
     def silence(self) -> None:
         """Deliver nothing any more."""
-        self._deliver = _drop
+        self.redirect(_drop)
+
+    def send(self, data: bytes) -> None:
+        """Write *data*, unless this side is ending."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def hold(self, paused: bool) -> None:  # noqa: FBT001
         """Stop reading, or go on."""
@@ -138,31 +150,36 @@ class Relay:
     def __init__(self, *, server: End, client: End) -> None:
         self._server, self._client = server, client
         self._frames = FrameFollower()
+        self._asked = FrameFollower(skip=len(PREFACE))
+        self._settled = False
         self._goaway_due = False
         self._goaway_sent = False
         self._closing: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Let the bytes flow, first those that came already."""
         server, client = self._server, self._client
         server.attach(self._from_server, self.close, client.hold)
-        client.attach(server.transport.write, self.close, server.hold)
+        client.attach(self._from_client, self.close, server.hold)
+        loop = asyncio.get_running_loop()
+        self._settling = loop.call_later(SETTLE, self._settle)
         client.hold(server.full)
         server.hold(client.full)
         client.release()
         server.release()
 
     def goaway(self) -> None:
-        """Ask the client to open a new connection for new calls, at the next border."""
+        """Ask the client to open a new connection for new calls, at the next border.
+
+        Not before its first call, or `SETTLE` seconds: gRPC clients do not notice a
+        GOAWAY that comes with the very first SETTINGS, keep the connection for new
+        calls, and try them on it for ever.
+        """
         if self._goaway_sent:
             return
-        self._goaway_sent = True
-        if self._frames.at_border:
-            # As in `hold`: a connection that ends needs no asking
-            with suppress(RuntimeError):
-                self._client.transport.write(GOAWAY)
-        else:
-            self._goaway_due = True
+        self._goaway_sent = self._goaway_due = True
+        self._send_goaway()
 
     def close(self) -> None:
         """End both sides after what was sent already; `abort` after `LINGER`."""
@@ -186,14 +203,32 @@ class Relay:
             await asyncio.shield(self._server.lost)
             await asyncio.shield(self._client.lost)
         finally:
-            if self._closing is not None:
-                self._closing.cancel()
+            for timer in (self._closing, self._settling):
+                if timer is not None:
+                    timer.cancel()
+
+    def _send_goaway(self) -> None:
+        if self._goaway_due and self._settled and self._frames.at_border:
+            self._goaway_due = False
+            self._client.send(GOAWAY)
+
+    def _settle(self) -> None:
+        """Remember that the client uses its connection, or has known it for long."""
+        self._settled = True
+        self._send_goaway()
+
+    def _from_client(self, data: bytes) -> None:
+        self._server.send(data)
+        self._asked.feed(data)
+        if self._asked.headers_seen:
+            self._client.redirect(self._server.send)
+            self._settle()
 
     def _from_server(self, data: bytes) -> None:
-        write = self._client.transport.write
+        send = self._client.send
         border = self._frames.feed(data)
-        if self._goaway_due and border >= 0:
+        if self._goaway_due and self._settled and border >= 0:
             self._goaway_due = False
-            write(data[:border] + GOAWAY + data[border:])
+            send(data[:border] + GOAWAY + data[border:])
         else:
-            write(data)
+            send(data)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsloader._frames import END_HEADERS, GOAWAY, FrameFollower, frame
+from tlsloader._frames import END_HEADERS, GOAWAY, PREFACE, FrameFollower, frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +84,17 @@ def test_nothing_may_come_before_the_first_frame() -> None:
     assert not follower.at_border
     assert follower.feed(b"") == -1
     assert follower.feed(frame(SETTINGS, 0, 0)) == 9
+
+
+@given(UNITS)
+def test_a_preface_is_skipped(units: list[list[bytes]]) -> None:
+    """What a client says before its frames is none, and its first call is noticed."""
+    follower = FrameFollower(skip=len(PREFACE))
+    stream = PREFACE + b"".join(piece for unit in units for piece in unit)
+    for at in range(len(stream)):
+        follower.feed(stream[at : at + 1])
+    assert follower.at_border
+    assert follower.headers_seen == any(unit[0][3] in {HEADERS, PUSH} for unit in units)
 
 
 def test_goaway_is_the_graceful_one() -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.tlsloader.transport import mesh, until
-from tlsloader._frames import GOAWAY, frame
+from tlsloader._frames import GOAWAY, PREFACE, frame
 from tlsloader._relay import End, Relay
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ class Far:
     async def send(self, data: bytes) -> None:
         """Have the server send *data*."""
         await asyncio.get_running_loop().sock_sendall(self.server, data)
+
+    async def begin(self) -> None:
+        """Have the client begin its first call."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.client, PREFACE)
+        await loop.sock_sendall(self.client, SETTINGS + frame(1, 4, 1, b"call"))
+        got, size = b"", len(PREFACE) + len(SETTINGS) + 13
+        async with asyncio.timeout(5):
+            while len(got) < size:
+                got += await loop.sock_recv(self.server, size)
 
     async def read(self, size: int) -> bytes:
         """Return exactly *size* bytes that reached the client."""
@@ -98,6 +108,7 @@ async def test_goaway_comes_at_once_between_frames() -> None:
     async with relayed() as far:
         await far.send(SETTINGS)
         assert await far.read(9) == SETTINGS
+        await far.begin()
         far.relay.goaway()
         far.relay.goaway()
         await far.send(frame(6, 0, 0, b"pingpong"))
@@ -109,6 +120,7 @@ async def test_goaway_waits_for_the_end_of_a_frame() -> None:
     """It is put behind the frame that is under way, never into it."""
     data = frame(0, 0, 1, b"x" * 100)
     async with relayed() as far:
+        await far.begin()
         await far.send(SETTINGS + data[:50])
         assert await far.read(59) == SETTINGS + data[:50]
         far.relay.goaway()
@@ -120,9 +132,29 @@ async def test_goaway_waits_for_the_end_of_a_frame() -> None:
 async def test_goaway_is_never_the_first_frame() -> None:
     """The first is the server's SETTINGS. Source: RFC 9113, section 3.4."""
     async with relayed() as far:
+        await far.begin()
         far.relay.goaway()
         await far.send(SETTINGS)
         assert await far.read(9 + len(GOAWAY)) == SETTINGS + GOAWAY
+
+
+async def test_goaway_waits_for_the_clients_first_call() -> None:
+    """A channel overlooks one that comes with the first SETTINGS, and hangs on it."""
+    async with relayed() as far:
+        far.relay.goaway()
+        await far.send(SETTINGS + SETTINGS)
+        assert await far.read(18) == SETTINGS + SETTINGS
+        await far.begin()
+        assert await far.read(17) == GOAWAY
+
+
+@pytest.mark.slow
+async def test_goaway_waits_no_longer_than_a_second() -> None:
+    """A client that never calls is asked to leave as well."""
+    async with relayed() as far:
+        far.relay.goaway()
+        await far.send(SETTINGS)
+        assert await far.read(9 + 17) == SETTINGS + GOAWAY
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half-closed", "closed"])
