@@ -46,10 +46,9 @@ def diagnose(said: str, settings: Mapping[str, str]) -> IsolationError:
 
 def _hint(said: str, settings: Mapping[str, str]) -> str:  # noqa: PLR0911
     about_namespaces = any(word in said.lower() for word in _NAMESPACE_WORDS)
-    if settings.get("user/max_user_namespaces") == "0":
-        return (
-            "user namespaces are switched off: sysctl -w user.max_user_namespaces=15000"
-        )
+    used_up = "max_*_namespaces" in said or "No space left" in said
+    if used_up or settings.get("user/max_user_namespaces") == "0":
+        return "no user namespace is left: sysctl -w user.max_user_namespaces=15000"
     if settings.get("kernel/unprivileged_userns_clone") == "0":
         return (
             "user namespaces are switched off: "

@@ -24,7 +24,6 @@ __all__ = ["Link"]
 _READ = 256 * 1024
 _STDERR = 8 * 1024
 _GRACE = 3.0  # seconds to clean up where nothing isolates
-_LATE = 10.0  # seconds a runner may lag behind what it must do
 
 
 class Link:
@@ -32,9 +31,15 @@ class Link:
 
     What breaks the protocol, and the end of the runner, is a *fault*: it ends the
     sandbox's processes and every stream.
+
+    Args:
+        spawned: the runner's process.
+        patience: how many seconds it may lag behind what it must do.
+
     """
 
-    def __init__(self, spawned: Spawned) -> None:
+    def __init__(self, spawned: Spawned, *, patience: float = 10.0) -> None:
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._process, self._socket = spawned.process, spawned.socket
         self._stderr, self._isolated = spawned.stderr, spawned.place.isolated
@@ -85,13 +90,13 @@ class Link:
         return stream
 
     def late(self, seconds: float, check: Callable[[], bool]) -> asyncio.TimerHandle:
-        """Call it a fault if *check* says so in *seconds* and some grace."""
+        """Call it a fault if *check* says so in *seconds* and the patience."""
 
         def look() -> None:
             if check():
                 self.break_off("the runner does not answer")
 
-        return self._loop.call_later(seconds + _LATE, look)
+        return self._loop.call_later(seconds + self._patience, look)
 
     # -- out
 
