@@ -42,7 +42,12 @@ class RotatingSource:
 
     def subscribe(self, callback: Callable[[Material], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
-        return lambda: self.callbacks.remove(callback)
+
+        def unsubscribe() -> None:
+            if callback in self.callbacks:
+                self.callbacks.remove(callback)
+
+        return unsubscribe
 
     def publish(self, material: Material) -> None:
         self._material = material
