@@ -11,14 +11,17 @@ PROTOS := $(sort $(wildcard protos/cubemesh/v1/*.proto))
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-$(VENV)/.done: requirements.lock pyproject.toml
+$(VENV)/.locked: requirements.lock
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 .PHONY: venv
-venv: $(VENV)/.done ## make .venv from the lock file
+venv: $(VENV)/.installed ## make .venv from the lock file
 
 .PHONY: demo
 demo: venv ## run untrusted code through the whole mesh and show every proof
