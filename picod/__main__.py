@@ -79,7 +79,10 @@ async def _serve(settings: Settings, runner: Runner) -> None:
 
 @contextmanager
 def _folder(settings: Settings) -> Iterator[Path]:
-    """Make the folder of a runner that nothing isolates, and remove it."""
+    """Make the folder of a runner that nothing isolates, and remove it.
+
+    It is in TMPDIR, which the runner's user must be able to pass.
+    """
     with TemporaryDirectory(prefix="cubemesh-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if settings.uid is not None:

@@ -73,6 +73,10 @@ def gone(picod: PicoD) -> bool:
     return not any(each.is_running() for each in picod.inside)
 
 
+def there(path: Path) -> bool:
+    return path.exists()
+
+
 async def test_serves_commands_and_files(picod: PicoD) -> None:
     """A command sees the session's environment and the files of the workspace."""
 
@@ -233,6 +237,22 @@ async def _ticks(stub: PicoDAsyncStub) -> AsyncGenerator[bytes, None]:
     async for event in stub.Execute(execute(*argv), metadata=METADATA):
         if event.HasField("output"):
             yield event.output.data
+
+
+async def test_isolation_none_works_and_cleans_up() -> None:
+    """Without isolation the files go with the sandbox all the same."""
+    with PicoD("mtls", "--isolation", "none") as picod:
+        await picod.bind()
+        async with picod.routed() as stub:
+            folder = (await output(stub, "sh", "-c", "touch f; pwd")).decode().strip()
+            await stub.Stat(stat(b"f"), metadata=METADATA)
+        async with picod.controlled() as control:
+            status = await control.Status(picod_pb2.StatusRequest())
+            assert status.isolation.level == "none"
+            await control.Shutdown(picod_pb2.ShutdownRequest())
+        assert await picod.ended() == 0
+        assert picod.records("no isolation")
+    assert not there(Path(folder).parent)
 
 
 async def test_refuses_another_sandboxs_identity(tmp_path: Path) -> None:
