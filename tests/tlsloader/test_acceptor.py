@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -368,6 +369,42 @@ async def test_the_door_for_our_own_user_knows_no_names(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         with pytest.raises(PeerRefusedError):
             door.peer("unix:")
+    finally:
+        await door.aclose()
+        await server.stop(0)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+async def test_another_user_does_not_pass_the_door_for_our_own(tmp_path: Path) -> None:
+    """Rights of the file alone do not decide: the kernel says whose process it is."""
+    door = UnixAcceptor(name="control")
+    path = tmp_path / "control.sock"
+    code = (
+        "import os,socket,sys;os.setuid(int(sys.argv[2]));"
+        "s=socket.socket(socket.AF_UNIX);"
+        "s.connect(sys.argv[1]);s.settimeout(5);print(len(s.recv(1)))"
+    )
+    server = grpc.aio.server()
+    server.add_insecure_port(door.backend)
+    try:
+        await server.start()
+        await door.start(f"unix:{path}")
+        path.chmod(0o777)
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        for user, answer in ((65534, b"0\n"), (0, b"1\n")):
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                code,
+                str(path),
+                str(user),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            out, _ = await child.communicate()
+            assert out == answer
+        assert door.refusals == {"other_user": 1}
     finally:
         await door.aclose()
         await server.stop(0)
