@@ -18,7 +18,7 @@ from workloadmanager._errors import (
 )
 from workloadmanager._store import REMEMBERED
 from workloadmanager._values import Session, State, milliseconds
-from workloadmanager._wishes import check, terms
+from workloadmanager._wishes import terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +86,7 @@ class Births:
         Raises:
             WorkloadManagerError: there is no session, and nothing is left of it.
         """
-        check(wish)
-        terms(wish, template, self.clock.now())
+        terms(wish, template, self.clock.now())  # refused before anything is begun
         birth = self._shared(wish) or self._begin(wish, template, tasks)
         birth.waiting += 1
         try:

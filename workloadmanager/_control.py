@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -30,22 +31,28 @@ _OPTIONS = (
 _PATIENCE = 5.0
 
 
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a PicoD says of itself."""
 
-    def __init__(self, status: picod_pb2.StatusResponse) -> None:
-        self.sandbox_id = status.sandbox_id
-        self.session_id = status.session_id
-        self.ready = status.ready
-        self.last_fault = status.last_fault
-        self.activity = Activity(
-            status.open_calls, status.last_activity.ToDatetime(tzinfo=UTC)
-        )
-        self.isolation = Isolation(
-            status.isolation.level,
-            status.isolation.uid,
-            status.isolation.own_uid,
-            dict(status.isolation.limits),
+    sandbox_id: str
+    session_id: str
+    ready: bool
+    last_fault: str
+    activity: Activity
+    isolation: Isolation
+
+    @classmethod
+    def of(cls, status: picod_pb2.StatusResponse) -> Self:
+        """Return what *status* says."""
+        said = status.isolation
+        return cls(
+            status.sandbox_id,
+            status.session_id,
+            status.ready,
+            status.last_fault,
+            Activity(status.open_calls, status.last_activity.ToDatetime(tzinfo=UTC)),
+            Isolation(said.level, said.uid, said.own_uid, dict(said.limits)),
         )
 
 
@@ -72,7 +79,7 @@ class Control:
     async def report(self, patience: float = _PATIENCE) -> Report:
         """Ask the sandbox how it is."""
         request = picod_pb2.StatusRequest()
-        return Report(await self._stub.Status(request, timeout=patience))
+        return Report.of(await self._stub.Status(request, timeout=patience))
 
     async def shutdown(self, patience: float = 1.0) -> None:
         """Ask the sandbox to end itself."""

@@ -44,8 +44,8 @@ class _Box:
     place: Place
     process: Process | None = None
     control: Control | None = None
+    made: bool = False
     ending: bool = False
-    fault: str = ""
 
 
 class LocalEngine:
@@ -64,8 +64,7 @@ class LocalEngine:
         self, order: Order, recorded: Callable[[str], Awaitable[None]]
     ) -> Sandbox:
         """Start a PicoD, give it its identity and bind it to its session."""
-        place = self._plan.place(order.sandbox_id, self._uids.take())
-        box = _Box(place)
+        box = _Box(self._plan.place(order.sandbox_id))
         self._boxes[order.sandbox_id] = box
         try:
             async with asyncio.timeout(_START):
@@ -77,6 +76,7 @@ class LocalEngine:
     async def _make(
         self, box: _Box, order: Order, recorded: Callable[[str], Awaitable[None]]
     ) -> Sandbox:
+        box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
         output = self._spawn(box, order)
         try:
@@ -91,6 +91,9 @@ class LocalEngine:
         report = await box.control.report()
         if report.sandbox_id != order.sandbox_id or not report.ready:
             raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
+        if box.process is None or box.process.ended.is_set():
+            raise SandboxStartError("PicoD ended while it was made ready")
+        box.made = True
         spiffe_id = str(self._identities.name(order.sandbox_id))
         return Sandbox(box.place.address, spiffe_id, report.isolation)
 
@@ -102,7 +105,8 @@ class LocalEngine:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writing, True)
         try:
-            environment = self._plan.environment(box.place)
+            scratch = self._plan.scratch(box.place, order.template)
+            environment = self._plan.environment(scratch)
             mark = start(argv, environment, output=writing, log=log)
         except BaseException:
             os.close(reading)
@@ -119,8 +123,8 @@ class LocalEngine:
         process.on_end(lambda: self._on_end(box))
 
     def _on_end(self, box: _Box) -> None:
-        if not box.ending:
-            self._died(box.place.sandbox_id, box.fault or "SANDBOX_UNREACHABLE")
+        if box.made and not box.ending:
+            self._died(box.place.sandbox_id, "SANDBOX_UNREACHABLE")
 
     async def destroy(self, sandbox_id: str, record: str) -> None:
         """Have PicoD end itself, then kill whatever is left, and remove its folder."""
@@ -136,7 +140,8 @@ class LocalEngine:
         while relatives:
             await end_all(relatives)
             relatives = await self._kin(box.place)
-        await asyncio.to_thread(remove_tree, box.place.folder)
+        for folder in (box.place.folder, box.place.open_folder):
+            await asyncio.to_thread(remove_tree, folder)
         if box.process is not None:
             box.process.close()
         self._uids.give(box.place.uid)
@@ -154,8 +159,10 @@ class LocalEngine:
         box.control = None
 
     async def _kin(self, place: Place) -> set[Mark]:
+        # A user whom another WorkloadManager has by now is none of ours.
+        uid = place.uid if self._uids.hold(place.uid) else None
         words = mark_words(place.sandbox_id)
-        return await asyncio.to_thread(kin, words, root=place.mark, uid=place.uid)
+        return await asyncio.to_thread(kin, words, root=place.mark, uid=uid)
 
     async def adopt(self, session: Session) -> Activity | None:
         """Take over a PicoD that proves to be the one of *session*."""
@@ -171,7 +178,7 @@ class LocalEngine:
             process.close()
             await control.aclose()
             return None
-        box = _Box(place, control=control)
+        box = _Box(place, control=control, made=True)
         self._boxes[session.sandbox_id] = box
         self._hold(box, process)
         self._uids.hold(place.uid)
@@ -185,27 +192,22 @@ class LocalEngine:
         """Return its activity if it is who we think it is, and well."""
         try:
             pid = await asyncio.to_thread(peer_pid, place.control)
+            if place.mark is None or pid != place.mark.pid:
+                raise ProcessLookupError(f"process {pid} is behind its socket")
             report = await control.report(_ADOPT)
+            if (report.sandbox_id, report.session_id, report.ready) != (
+                session.sandbox_id,
+                session.session_id,
+                True,
+            ):
+                raise ProcessLookupError(f"it says {report}")
         except (OSError, grpc.aio.AioRpcError) as error:
             _log.warning(
-                "sandbox does not answer",
+                "sandbox not adopted",
                 extra={"sandbox_id": session.sandbox_id, "detail": _text(error)},
             )
             return None
-        said = (pid, report.sandbox_id, report.session_id, report.ready)
-        expected = (
-            place.mark and place.mark.pid,
-            session.sandbox_id,
-            session.session_id,
-            True,
-        )
-        if said == expected:
-            return report.activity
-        _log.warning(
-            "sandbox is not the one expected",
-            extra={"sandbox_id": session.sandbox_id, "detail": f"{said}"},
-        )
-        return None
+        return report.activity
 
     async def activity(self, sandbox_id: str) -> Activity | None:
         """Ask PicoD whether it is in use."""
@@ -238,6 +240,7 @@ class LocalEngine:
                 box.process.close()
             if box.control is not None:
                 await box.control.aclose()
+        self._uids.close()
 
     def _log(self, sandbox_id: str) -> Path:
         return self._plan.logs / f"{sandbox_id}.log"
@@ -267,8 +270,16 @@ async def _first_line(output: int, box: _Box) -> None:
                 break
     finally:
         loop.remove_reader(output)
-    status = None if box.process is None else box.process.status
-    raise EOFError(f"PicoD ended at once, with status {status}")
+    raise EOFError(f"PicoD ended at once, with status {await _status(box)}")
+
+
+async def _status(box: _Box) -> int | None:
+    if box.process is None:
+        return None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END):  # it closed its output; the end is near
+            await box.process.ended.wait()
+    return box.process.status
 
 
 def _text(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -59,12 +60,24 @@ class Plan:
             argv += ["--limit", f"{name}={_write_limit(name, value)}"]
         return argv
 
-    def environment(self, place: Place) -> dict[str, str]:
+    def scratch(self, place: Place, template: Template) -> Path:
+        """Make and return where PicoD puts what it needs for a while.
+
+        Without isolation the code works there, as a user who may not pass our own
+        folder; otherwise it is that.
+        """
+        if (template.isolation or self.isolation) != "none":
+            return place.folder
+        place.open_folder.mkdir(mode=0o700)
+        place.open_folder.chmod(0o711)
+        return place.open_folder
+
+    def environment(self, scratch: Path) -> dict[str, str]:
         """Return all the environment that a PicoD has."""
         return {
             "LANG": "C.UTF-8",
             "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "TMPDIR": str(place.folder),  # so that what it leaves goes with it
+            "TMPDIR": str(scratch),  # so that what it leaves goes with it
         }
 
     def place(self, sandbox_id: str, uid: int | None = None) -> Place:
@@ -96,6 +109,11 @@ class Place:
     def control(self) -> Path:
         """The socket of its second door."""
         return self.folder / "control.sock"
+
+    @property
+    def open_folder(self) -> Path:
+        """Where it works, if nothing isolates it; otherwise there is none."""
+        return Path(tempfile.gettempdir()) / f"cm-{self.sandbox_id}"
 
     @property
     def address(self) -> str:

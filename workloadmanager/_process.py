@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Mark", "Process", "end_all", "kin", "start"]
+__all__ = ["Mark", "Process", "end_all", "has_processes", "kin", "start"]
 
 _PROC = Path("/proc")
 _PPID, _STATE, _PGRP, _SESSION, _STARTTIME = 1, 0, 2, 3, 19  # behind the name
@@ -143,6 +143,11 @@ def kin(
         found |= children
     found.discard(os.getpid())
     return {Mark(pid, int(stats[pid][_STARTTIME])) for pid in found}
+
+
+def has_processes(uid: int) -> bool:
+    """Say whether anybody on this machine runs as *uid*. Blocks, some milliseconds."""
+    return any(uid in _uids(pid) for pid in _pids())
 
 
 async def end_all(marks: Iterable[Mark]) -> None:

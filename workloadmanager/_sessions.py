@@ -25,7 +25,7 @@ from workloadmanager._pages import Page, page
 from workloadmanager._roster import Roster
 from workloadmanager._store import REMEMBERED
 from workloadmanager._values import Owner, Session, State, Wish, milliseconds
-from workloadmanager._wishes import check_span
+from workloadmanager._wishes import check, check_span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -117,6 +117,7 @@ class Sessions:
         """
         if self._tasks is None:
             raise ClosingError
+        check(wish)
         template = self.templates.find(wish.template)
         return await self._births.create(wish, template, self._tasks)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
+import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
 from workloadmanager._errors import PoolExhaustedError
+from workloadmanager._process import has_processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["Uids", "default_range"]
@@ -17,39 +22,89 @@ __all__ = ["Uids", "default_range"]
 # reach so far, below what systemd gives to dynamic users.
 _RANGES = ((1_900_000_000, 1_900_065_535), (40_000, 59_999))
 _PAUSE = 5.0
+_MOST_TRIES = 64
 
 
 class Uids:
-    """The users of a range that are free; the one longest unused is taken first."""
+    """The users of a range that nobody on this machine runs a sandbox as.
 
-    def __init__(self, first_and_last: tuple[int, int] | None) -> None:
+    Another WorkloadManager may have the same range: each user is leased by a name
+    that only one process can have (an abstract socket), and one who has processes
+    is left alone. The user longest unused is taken first.
+    """
+
+    def __init__(
+        self,
+        first_and_last: tuple[int, int] | None,
+        *,
+        begin: Callable[[int], int] = secrets.randbelow,
+        busy: Callable[[int], bool] = has_processes,
+    ) -> None:
         self._free: deque[int] = deque()
         if first_and_last is not None:
             first, last = first_and_last
             self._free.extend(range(first, last + 1))
+            self._free.rotate(-begin(len(self._free)))
         self._enabled = first_and_last is not None
+        self._busy = busy
+        self._leases: dict[int, socket.socket] = {}
 
-    def take(self) -> int | None:
-        """Return a user that nobody has; None: sandboxes have no own users.
+    async def take(self) -> int | None:
+        """Return a user whom nobody has; None: sandboxes have no own users.
 
         Raises:
             PoolExhaustedError: all are in use.
         """
         if not self._enabled:
             return None
-        if not self._free:
-            raise PoolExhaustedError(0, _PAUSE)
-        return self._free.popleft()
+        for _ in range(min(len(self._free), _MOST_TRIES)):
+            uid = self._free.popleft()
+            if self._lease(uid) and not await self._has_processes(uid):
+                return uid
+            self._free.append(uid)
+        raise PoolExhaustedError(0, _PAUSE)
 
-    def hold(self, uid: int | None) -> None:
-        """Take this very user, for a sandbox that has it already."""
-        if uid is not None and uid in self._free:
+    def hold(self, uid: int | None) -> bool:
+        """Say whether this user is ours, taking it if nobody else has it."""
+        if uid is None or not (uid in self._leases or self._lease(uid)):
+            return False
+        if uid in self._free:
             self._free.remove(uid)
+        return True
 
     def give(self, uid: int | None) -> None:
         """Take a user back of whom no process is left."""
-        if self._enabled and uid is not None and uid not in self._free:
-            self._free.append(uid)
+        if uid is not None and uid in self._leases:
+            self._leases.pop(uid).close()
+            if self._enabled:
+                self._free.append(uid)
+
+    def close(self) -> None:
+        """Give up all leases; their users' processes keep others away."""
+        for lease in self._leases.values():
+            lease.close()
+        self._leases.clear()
+
+    async def _has_processes(self, uid: int) -> bool:
+        """Say whether *uid* is busy, and give up its lease if so."""
+        try:
+            busy = await asyncio.to_thread(self._busy, uid)
+        except BaseException:
+            self.give(uid)
+            raise
+        if busy:
+            self._leases.pop(uid).close()
+        return busy
+
+    def _lease(self, uid: int) -> bool:
+        lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            lease.bind(f"\0cubemesh-sandbox-user-{uid}")
+        except OSError:
+            lease.close()
+            return False
+        self._leases[uid] = lease
+        return True
 
 
 def default_range(uid_map: Path) -> tuple[int, int] | None:

@@ -12,25 +12,55 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_no_two_sandboxes_share_a_user() -> None:
+def first(_: int) -> int:
+    return 0
+
+
+def idle(_: int) -> bool:
+    return False
+
+
+async def test_no_two_sandboxes_share_a_user() -> None:
     """A user comes back last, so that its leftovers have the longest time to die."""
-    uids = Uids((100, 102))
-    uids.hold(101)
-    assert [uids.take(), uids.take()] == [100, 102]
+    uids = Uids((100, 102), begin=first, busy=idle)
+    assert uids.hold(101)
+    assert [await uids.take(), await uids.take()] == [100, 102]
     with pytest.raises(PoolExhaustedError):
-        uids.take()
+        await uids.take()
     uids.give(102)
     uids.give(102)
     uids.give(101)
-    assert [uids.take(), uids.take()] == [102, 101]
+    assert [await uids.take(), await uids.take()] == [102, 101]
+    uids.close()
 
 
-def test_without_a_range_nobody_gets_a_user() -> None:
+async def test_no_two_managers_share_a_user() -> None:
+    """Meshes on one machine have the same range by default, and kill by user."""
+    ours = Uids((100, 102), begin=first, busy=idle)
+    theirs = Uids((100, 102), begin=first, busy=idle)
+    assert [await ours.take(), await theirs.take()] == [100, 101]
+    assert not theirs.hold(100)
+    ours.give(100)
+    assert theirs.hold(100)
+    ours.close()
+    theirs.close()
+
+
+async def test_a_user_with_processes_is_left_alone() -> None:
+    """A sandbox whose manager was killed still lives as somebody."""
+    uids = Uids((100, 101), begin=first, busy=lambda uid: uid == 100)
+    assert await uids.take() == 101
+    with pytest.raises(PoolExhaustedError):
+        await uids.take()
+    uids.close()
+
+
+async def test_without_a_range_nobody_gets_a_user() -> None:
     """Unprivileged services share their own; giving it back does nothing."""
     uids = Uids(None)
     uids.give(7)
-    uids.hold(7)
-    assert uids.take() is None
+    assert not uids.hold(None)
+    assert await uids.take() is None
 
 
 @pytest.mark.root

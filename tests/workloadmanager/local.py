@@ -1,0 +1,111 @@
+"""The local engine with real PicoDs, and a Router's way into their sandboxes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auth import PRINCIPAL_METADATA, Principal
+from authority import Authority
+from clock import SYSTEM
+from cubemesh.v1 import picod_pb2, picod_pb2_grpc
+from tests.forge import Forge
+from tests.workloadmanager.engine import ANN
+from tlsloader import Dialer, FixedSource, Material, SpiffeID
+from tlsloader.grpc import channel
+from workloadmanager._identities import Identities
+from workloadmanager._local import LocalEngine
+from workloadmanager._picod import Plan
+from workloadmanager._uids import Uids, default_range
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROUTER = "spiffe://cluster.local/ns/agentcube-system/sa/agentcube-router"
+WORKLOADMANAGER = "spiffe://cluster.local/ns/agentcube-system/sa/workloadmanager"
+PRINCIPAL = Principal(ANN.issuer, ANN.subject)
+
+
+class Ground:
+    """A short folder in which real sandboxes live, and all who may come to them."""
+
+    def __init__(self, *, isolation: str = "bwrap", svid_life: float = 3600) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="cm-"))
+        for name in ("run", "logs", "state"):
+            (self.folder / name).mkdir(mode=0o700)
+        self.services = Forge("cluster.local")
+        self.authority = Authority.create("sandbox.cluster.local", now=SYSTEM.now())
+        (self.folder / "services.pem").write_bytes(self.services.bundle)
+        (self.folder / "sandboxes.pem").write_bytes(self.authority.bundle)
+        self.svid_life = timedelta(seconds=svid_life)
+        self.plan = Plan(
+            runtime=self.folder / "run",
+            logs=self.folder / "logs",
+            isolation=isolation,
+            auth_mode="mtls",
+            router_id=ROUTER,
+            own_id=WORKLOADMANAGER,
+            sandbox_bundle=self.folder / "sandboxes.pem",
+            trust_bundles={"cluster.local": self.folder / "services.pem"},
+        )
+
+    def engine(self) -> LocalEngine:
+        self.identities = Identities(
+            self.authority, namespace="agentcube-system", life=self.svid_life
+        )
+        uids = Uids(default_range(Path("/proc/self/uid_map")))
+        return LocalEngine(self.plan, identities=self.identities, uids=uids)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def left(self) -> list[str]:
+        """Return what is in the runtime folder."""
+        return [each.name for each in self.plan.runtime.iterdir()]
+
+    def material(self) -> Material:
+        """Return the Router's identity, which trusts the sandboxes' domain."""
+        svid = self.services.svid(ROUTER)
+        return Material.parse(
+            key=svid.key,
+            chain=svid.chain,
+            bundle=self.services.bundle,
+            foreign={"sandbox.cluster.local": self.authority.bundle},
+            now=SYSTEM.now(),
+        )
+
+    @asynccontextmanager
+    async def picod(
+        self, address: str, spiffe_id: str, seen: list[str] | None = None
+    ) -> AsyncIterator[picod_pb2_grpc.PicoDAsyncStub]:
+        """Open a sandbox's data door; *seen* collects the leaves it shows."""
+        dialer = Dialer(
+            FixedSource(self.material()),
+            expected=SpiffeID.parse(spiffe_id),
+            address=address,
+            on_connected=lambda peer: (seen or []).append(peer.leaf_sha256),
+        )
+        opened = channel(await dialer.start())
+        try:
+            yield picod_pb2_grpc.PicoDStub(opened)
+        finally:
+            await opened.close()
+            await dialer.aclose()
+
+    async def run(self, session: Any, *argv: str) -> tuple[str, int]:
+        """Run a command in the sandbox; return its output and exit status."""
+        output, status = b"", -1
+        async with self.picod(session.address, session.spiffe_id) as stub:
+            call = stub.Execute(
+                picod_pb2.ExecuteRequest(argv=argv),
+                metadata=((PRINCIPAL_METADATA, PRINCIPAL.encode()),),
+                timeout=20,
+            )
+            async for event in call:
+                output += event.output.data
+                status = event.exited.code if event.HasField("exited") else status
+        return output.decode(), status

@@ -1,0 +1,292 @@
+"""The local engine with real PicoDs behind real isolation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from clock import SYSTEM
+from tests.fakes import running
+from tests.workloadmanager.engine import until, wish
+from tests.workloadmanager.local import Ground
+from workloadmanager._errors import (
+    PoolExhaustedError,
+    SandboxStartError,
+    SessionExpiredError,
+)
+from workloadmanager._feed import Changed
+from workloadmanager._picod import Place
+from workloadmanager._process import Mark
+from workloadmanager._sessions import Sessions
+from workloadmanager._store import Store
+from workloadmanager._templates import PYTHON, Templates
+from workloadmanager._uids import Uids
+from workloadmanager._values import Session, State, Wish
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from workloadmanager._local import LocalEngine
+
+pytestmark = pytest.mark.slow
+
+SECRET = {"TOKEN": "s3cret-of-the-session"}
+
+
+@pytest.fixture
+def ground() -> Iterator[Ground]:
+    ground = Ground()
+    yield ground
+    for process in psutil.process_iter(["cmdline"]):
+        if str(ground.folder) in " ".join(process.info["cmdline"] or ()):
+            process.kill()
+    ground.remove()
+
+
+@asynccontextmanager
+async def opened(
+    ground: Ground, engine: LocalEngine | None = None, **template: object
+) -> AsyncIterator[Sessions]:
+    store = await Store.open(ground.folder / "state" / "s.db")
+    templates = Templates([replace(PYTHON, **template)])  # type: ignore[arg-type]
+    try:
+        async with aclosing(engine or ground.engine()) as used:
+            sessions = Sessions(
+                store=store, engine=used, templates=templates, clock=SYSTEM
+            )
+            async with asyncio.timeout(60), sessions.running():
+                yield sessions
+    finally:
+        await store.close()
+
+
+def order(**changes: object) -> Wish:
+    return replace(wish(template="python"), **changes)  # type: ignore[arg-type]
+
+
+def processes(session: Session) -> list[psutil.Process]:
+    """Return PicoD and all below it."""
+    mark = Place.read(session.sandbox_id, session.record).mark
+    assert mark is not None
+    picod = psutil.Process(mark.pid)
+    return [picod, *picod.children(recursive=True)]
+
+
+async def gone(*them: psutil.Process) -> None:
+    await until(lambda: not any(Mark.of(each.pid) for each in them))
+
+
+async def test_a_sandbox_from_its_making_to_its_end(ground: Ground) -> None:
+    """It runs commands for the Router, tells its isolation, and leaves nothing."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order(environment=SECRET))
+        assert made.isolation is not None
+        assert made.isolation.level == "bwrap"
+        assert made.isolation.own_uid == (os.geteuid() == 0)
+        output = await ground.run(made, "sh", "-c", "echo $TOKEN; exit 3")
+        assert output == ("s3cret-of-the-session\n", 3)
+        folder = ground.plan.runtime / made.sandbox_id
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+        family = processes(made)
+        assert len(family) > 1
+        await sessions.delete(made.session_id)
+        assert not any(Mark.of(each.pid) for each in family)
+        assert ground.left() == []
+
+
+async def test_secrets_are_nowhere_on_disk(ground: Ground) -> None:
+    """Neither in the store, nor in a log, nor in a command line or environment."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order(environment=SECRET))
+        await ground.run(made, "true")
+        picod = processes(made)[0]
+        assert SECRET["TOKEN"] not in str(picod.cmdline())
+        assert SECRET["TOKEN"] not in str(picod.environ())
+        assert set(picod.environ()) <= {"LANG", "PATH", "TMPDIR", "LC_CTYPE"}
+        for path in ground.folder.rglob("*"):
+            if path.is_file():
+                assert SECRET["TOKEN"].encode() not in path.read_bytes(), path
+
+
+async def test_a_sandbox_killed_from_outside_ends_its_session(ground: Ground) -> None:
+    """At once, with nothing of it left, and everybody told."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+        family = processes(made)
+        async with aclosing(sessions.feed.watch()) as events:
+            await anext(events)
+            os.kill(family[0].pid, signal.SIGKILL)
+            async with asyncio.timeout(2):
+                told = await anext(events)
+        assert isinstance(told, Changed)
+        assert told.session.state is State.ENDED
+        await gone(*family)
+        await until(lambda: ground.left() == [])
+        with pytest.raises(SessionExpiredError) as caught:
+            await sessions.find(made.session_id)
+    assert caught.value.metadata["ended_by"] == "fault"
+    assert caught.value.metadata["last_fault"] == "SANDBOX_UNREACHABLE"
+
+
+async def test_identities_are_renewed_while_calls_run(ground: Ground) -> None:
+    """Three leaves in six seconds, each proven by the Router; no call fails."""
+    ground.svid_life = ground.svid_life / 900  # 4 s
+    seen: list[str] = []
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+        async with running(ground.identities.renew()), asyncio.timeout(30):
+            while len(set(seen)) < 3:
+                async with ground.picod(made.address, made.spiffe_id, seen):
+                    assert (await ground.run(made, "true"))[1] == 0
+                    seen.append(_leaf(ground, made))
+
+
+def _leaf(ground: Ground, session: Session) -> str:
+    path = ground.plan.runtime / session.sandbox_id / "svid.pem"
+    return path.read_text()
+
+
+async def test_the_next_process_adopts_what_lives(ground: Ground) -> None:
+    """Sandboxes outlive their WorkloadManager: same process, same files, same terms."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+        await ground.run(made, "sh", "-c", "echo kept > file")
+    family = processes(made)
+    async with opened(ground) as sessions:
+        found = await sessions.find(made.session_id)
+        assert found.expires_at == made.expires_at
+        assert await ground.run(found, "cat", "file") == ("kept\n", 0)
+        assert processes(found)[0].pid == family[0].pid
+        os.kill(family[0].pid, signal.SIGKILL)  # it is watched as ever
+        await until(lambda: len(sessions) == 0)
+    assert ground.left() == []
+
+
+async def test_what_died_meanwhile_is_reaped(ground: Ground) -> None:
+    """Its session ends with a fault, its folder goes, its user is free again."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+    family = processes(made)
+    os.kill(family[0].pid, signal.SIGKILL)
+    await gone(*family)
+    async with opened(ground) as sessions:
+        with pytest.raises(SessionExpiredError) as caught:
+            await sessions.find(made.session_id)
+        assert caught.value.metadata["ended_by"] == "fault"
+    assert ground.left() == []
+
+
+async def test_an_impostor_is_not_adopted(ground: Ground) -> None:
+    """Somebody else behind the control socket is not the sandbox, whatever it says."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+    place = Place.read(made.sandbox_id, made.record)
+    place.control.unlink()
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(place.control))
+        impostor.listen()
+        async with opened(ground) as sessions:
+            with pytest.raises(SessionExpiredError):
+                await sessions.find(made.session_id)
+    assert ground.left() == []
+
+
+async def test_folders_of_nobody_are_swept(ground: Ground) -> None:
+    """With the processes in them; what is no sandbox is left alone."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+    family = processes(made)
+    for path in (ground.folder / "state").iterdir():
+        path.unlink()
+    (ground.plan.runtime / "other").mkdir()
+    async with opened(ground):
+        await gone(*family)
+    assert ground.left() == ["other"]
+
+
+async def test_a_sandbox_that_cannot_start_leaves_nothing(ground: Ground) -> None:
+    """An interpreter that is not there: a clear error, the reason in the log."""
+    async with opened(ground, python="/no/such/python") as sessions:
+        with pytest.raises(SandboxStartError) as caught:
+            await sessions.create(order())
+        assert "status 78" in caught.value.detail
+        assert str(caught.value) == "the sandbox did not start"  # no path for callers
+        assert ground.left() == []
+        assert sessions.page().sessions == []
+    logs = list(ground.plan.logs.iterdir())
+    assert "/no/such/python" in logs[0].read_text()
+
+
+async def test_a_caller_who_vanishes_leaves_no_process(ground: Ground) -> None:
+    """However far the making had come."""
+    async with opened(ground) as sessions:
+        for patience in (0.0, 0.02, 0.1):
+            async with asyncio.TaskGroup() as tasks:
+                caller = tasks.create_task(sessions.create(order()))
+                await until(ground.left)
+                await SYSTEM.sleep(patience)
+                caller.cancel()
+            await until(lambda: ground.left() == [])
+    words = str(ground.folder)
+    assert not [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if words in " ".join(each.info["cmdline"] or ())
+    ]
+
+
+async def test_without_isolation_nothing_escapes_its_end_either(
+    ground: Ground,
+) -> None:
+    """Level none: daemons that left session and parents still end with the sandbox."""
+    daemon = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0: time.sleep(600)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    async with opened(ground, isolation="none") as sessions:
+        made = await sessions.create(order())
+        assert made.isolation is not None
+        assert made.isolation.level == "none"
+        await ground.run(made, "/usr/bin/python3", "-c", daemon)
+        family = processes(made)
+        await sessions.delete(made.session_id)
+        assert not any(Mark.of(each.pid) for each in family)
+    assert ground.left() == []
+    assert not [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if "time.sleep(600)" in " ".join(each.info["cmdline"] or ())
+    ]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for users of their own")
+async def test_each_sandbox_has_its_own_user(ground: Ground) -> None:
+    """From the range, never shared, given back at the end; none left: a clear error."""
+    engine = ground.engine()
+    engine._uids = Uids((61_500, 61_501), begin=lambda _: 0)
+    async with opened(ground, engine) as sessions:
+        one = await sessions.create(order())
+        two = await sessions.create(order())
+        levels = [each.isolation for each in (one, two)]
+        assert [each.uid for each in levels if each] == [61_500, 61_501]
+        assert psutil.Process(processes(one)[-1].pid).uids().real == 61_500
+        with pytest.raises(PoolExhaustedError):
+            await sessions.create(order())
+        await sessions.delete(one.session_id)
+        three = await sessions.create(order())
+        assert three.isolation is not None
+        assert three.isolation.uid == 61_500
