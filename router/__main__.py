@@ -14,6 +14,7 @@ from router._admission import Load
 from router._callers import Callers
 from router._forward import Limits
 from router._house import House
+from router._readiness import follow_identity, follow_sessions
 from router._settings import Settings
 from router._ways import ByCertificate, ByToken
 from serving import (
@@ -81,7 +82,12 @@ async def _serve(
     with start_metrics(settings.metrics_listen, metrics) as figures:
         await serve(
             Hosted(server, settings.listen, door),
-            jobs=[*jobs, *house.jobs()],
+            jobs=[
+                *jobs,
+                *house.jobs(),
+                follow_sessions(health, house.watch),
+                follow_identity(health, source, SYSTEM),
+            ],
             stop=stop,
             health=health,
             grace=settings.grace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from router._ask import SESSION, Ask, read
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from router._sessions import Session
 
 __all__ = ["Admission", "Load"]
+
+_log = logging.getLogger("router")
 
 _MAKING = frozenset(("Execute", "RunCode", "WriteFile"))
 # How long a broken call waits to learn whether its session has ended, in seconds.
@@ -121,7 +124,7 @@ class Admission:
         )
         upstream.open += 1
         upstream.used = self._clock.now()
-        self._audit.allowed(caller, method.path, upstream)
+        self._audit.allowed(caller, method.label, upstream)
         return granted
 
     async def _first_call(
@@ -154,8 +157,10 @@ class Admission:
         if granted.news and not granted.told and not granted.keep:
             self._births.abandon(granted.session.session_id)
 
-    async def _why_lost(self, session: Session) -> RouterError:
+    async def _why_lost(self, session: Session, details: str) -> RouterError:
         """Say what a broken connection to a sandbox means to the one who called."""
+        named = {"session_id": session.session_id, "sandbox_id": session.sandbox_id}
+        _log.warning("connection to a sandbox lost", extra={**named, "detail": details})
         try:
             async with asyncio.timeout(_WHY):
                 self._locator.require_manager()

@@ -11,7 +11,7 @@ from grpc._cython.cygrpc import UsageError
 from grpc.aio import AioRpcError
 
 from router._errors import MethodUnknownError, RouterError, SandboxUnreachableError
-from router._relay import GONE, Upload, carry_down, hang_up
+from router._relay import GONE, Upload, carry_down, first_of, hang_up, last_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +35,11 @@ class Method:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """The path, or what stands for all paths that callers make up."""
+        return self.path if self.known else "unknown"
 
     @classmethod
     def of(cls, method: MethodDescriptor) -> Method:
@@ -66,7 +71,7 @@ class Passage(Protocol):
     # How the sandbox ended the call; CANCELLED until it did.
     code: grpc.StatusCode
 
-    async def explain(self, code: grpc.StatusCode) -> RouterError | None:
+    async def explain(self, code: grpc.StatusCode, details: str) -> RouterError | None:
         """Name the fault behind a status that the sandbox did not send itself."""
 
     def close(self) -> None:
@@ -184,8 +189,8 @@ class _Forwarded:
         try:
             call = passage.start(*request, timeout=limit, metadata=passage.metadata)
             answer = await relay(context, passage, call)
-            if trailing := await call.trailing_metadata():
-                context.set_trailing_metadata(tuple(trailing))
+            if trailing := await last_of(call):
+                context.set_trailing_metadata(trailing)
         except AioRpcError:
             await self._fail(context, passage, call)
         except UsageError:  # the channel was closed before we could use it
@@ -208,10 +213,10 @@ class _Forwarded:
         channel says of the connection, and means nothing to the caller.
         """
         passage.code = code = await call.code()
-        details, trailing = await call.details(), tuple(await call.trailing_metadata())
+        details, trailing = await call.details(), await last_of(call)
         if not passage.told:
             await _tell(context, passage, call)
-        if not trailing and (error := await passage.explain(code)) is not None:
+        if not trailing and (error := await passage.explain(code, details)):
             await self._refuse(context, error)
         await context.abort(code, details, trailing)
         raise AssertionError  # abort always raises
@@ -222,7 +227,7 @@ class _Forwarded:
         if not passage.told and passage.news:
             await context.send_initial_metadata(passage.news)
             passage.told = True
-        error = await passage.explain(code)
+        error = await passage.explain(code, "the channel was closed")
         await self._refuse(context, error or SandboxUnreachableError("gone"))
 
 
@@ -236,7 +241,7 @@ async def _tell(
     context: Any, passage: Passage, call: Any, *, early: bool = False
 ) -> None:
     """Pass on the initial metadata; *early*: even an empty one, as a sign of life."""
-    initial = await call.initial_metadata()
+    initial = await first_of(call)
     if initial or passage.news or (early and not call.done()):
         await context.send_initial_metadata((*initial, *passage.news))
     passage.told = True

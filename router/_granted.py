@@ -44,7 +44,7 @@ class Granted:
         self,
         session: Session,
         upstream: Upstream,
-        why_lost: Callable[[Session], Awaitable[RouterError]],
+        why_lost: Callable[[Session, str], Awaitable[RouterError]],
         closed: Callable[[Granted], None],
     ) -> None:
         self.session, self.upstream = session, upstream
@@ -57,12 +57,12 @@ class Granted:
         self.keep = False
         self.code = grpc.StatusCode.CANCELLED
 
-    async def explain(self, code: grpc.StatusCode) -> RouterError | None:
+    async def explain(self, code: grpc.StatusCode, details: str) -> RouterError | None:
         """Name the fault behind what our own channel says of the connection."""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return SandboxTimeoutError("the sandbox did not answer in time")
         if code in _LOST:
-            return await self._why_lost(self.session)
+            return await self._why_lost(self.session, details)
         return None
 
     def close(self) -> None:

@@ -43,6 +43,7 @@ class Watch:
         self._registry, self._sessions, self._locator = registry, sessions, locator
         self._queried, self._clock = queried, clock
         self.revision = 0
+        self.begun = asyncio.Event()
         self._last = clock.monotonic()
         self._call: Any = None
         self.restarts = 0
@@ -92,6 +93,7 @@ class Watch:
                 self._take_snapshot(message.snapshot)
                 if not message.snapshot.complete:
                     return
+                self.begun.set()
             case "changed":
                 self._take_change(message.changed)
             case "activity_query":

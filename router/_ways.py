@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 from auth import KeysError
 from router._errors import SandboxUnreachableError
-from tlsloader import Dialer, InvalidSpiffeIDError, SpiffeID
+from tlsloader import Dialer, SpiffeID, TLSLoaderError
 from tlsloader.grpc import channel
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tlsloader import Source
 
 __all__ = ["ByCertificate", "ByToken", "Line", "Way"]
+
+_log = logging.getLogger("router")
 
 Introduction = tuple[tuple[str, str | bytes], ...]
 
@@ -77,8 +80,8 @@ class ByCertificate:
                 clock=self._clock,
             )
             return Line(await dialer.start(), dialer.aclose)
-        except (InvalidSpiffeIDError, ValueError, OSError) as error:
-            raise SandboxUnreachableError("the sandbox cannot be reached") from error
+        except (TLSLoaderError, ValueError, OSError) as error:
+            raise _unreachable(session, str(error)) from error
 
     def introduce(self, session: Session, caller: Caller) -> Introduction:
         """Name the principal; our certificate vouches for it."""
@@ -95,7 +98,7 @@ class ByToken:
     async def connect(self, session: Session) -> Line:
         """Connect in plain text, and therefore to Unix sockets only."""
         if not session.address.startswith("unix:/"):
-            raise SandboxUnreachableError("the sandbox cannot be reached")
+            raise _unreachable(session, "without TLS only Unix sockets are reached")
         return Line(session.address)
 
     def introduce(self, session: Session, caller: Caller) -> Introduction:
@@ -105,5 +108,18 @@ class ByToken:
                 session.session_id, session.sandbox_id, caller.principal
             )
         except KeysError as error:
-            raise SandboxUnreachableError("the sandbox cannot be reached") from error
+            raise _unreachable(session, str(error)) from error
         return (("authorization", f"Bearer {token}"),)
+
+
+def _unreachable(session: Session, detail: str) -> SandboxUnreachableError:
+    """Return what the caller reads; *detail* is for our log."""
+    _log.warning(
+        "sandbox unreachable",
+        extra={
+            "session_id": session.session_id,
+            "sandbox_id": session.sandbox_id,
+            "detail": detail,
+        },
+    )
+    return SandboxUnreachableError("the sandbox cannot be reached")

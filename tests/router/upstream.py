@@ -146,7 +146,7 @@ class Pass:
         assert task is not None
         self.task = task
 
-    async def explain(self, code: grpc.StatusCode) -> RouterError | None:
+    async def explain(self, code: grpc.StatusCode, _: str) -> RouterError | None:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return SandboxTimeoutError("too slow")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
