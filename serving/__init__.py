@@ -6,7 +6,9 @@ The whole of a service's ``__main__``::
         stop, health, metrics = asyncio.Event(), Health("cubemesh.v1.Router"), Metrics()
         source = await FileSource.load(settings.tls)
         acceptor = Acceptor(source, allow=settings.clients)
-        server = new_server([metrics.calls, gate], health=health)
+        server = new_server(
+            [metrics.calls, Gate(decide, refused=denied)], health=health
+        )
         add_RouterServicer_to_server(servicer, server)
         with (
             stop_on_signals(stop),
@@ -32,7 +34,17 @@ start is a `FatalError` (text, hint, status). Logs: stdlib ``logging`` with
 ``extra={...}``; ids of the call by ``with bound(request_id=…)``.
 """
 
-from serving._errors import DOMAIN, INTERNAL, Refusal, Table, aborting, refuse
+from serving._errors import (
+    DENIED,
+    DOMAIN,
+    INTERNAL,
+    UNAUTHENTICATED,
+    Refusal,
+    Table,
+    aborting,
+    denied,
+    refuse,
+)
 from serving._faults import (
     EX_CONFIG,
     EX_SOFTWARE,
@@ -71,6 +83,7 @@ from serving._settings import flag, parse, read
 __all__ = [
     "ADDRESS",
     "COUNT",
+    "DENIED",
     "DOMAIN",
     "DURATION",
     "EX_CONFIG",
@@ -90,6 +103,7 @@ __all__ = [
     "SPIFFE_ID",
     "TRUST_BUNDLE",
     "TRUST_DOMAIN",
+    "UNAUTHENTICATED",
     "Calls",
     "Door",
     "FatalError",
@@ -106,6 +120,7 @@ __all__ = [
     "announce",
     "bound",
     "configure_logging",
+    "denied",
     "flag",
     "new_server",
     "parse",

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-__all__ = ["DOMAIN", "INTERNAL", "Refusal", "Table", "aborting", "refuse"]
+__all__ = [
+    "DENIED",
+    "DOMAIN",
+    "INTERNAL",
+    "UNAUTHENTICATED",
+    "Refusal",
+    "Table",
+    "aborting",
+    "denied",
+    "refuse",
+]
 
 DOMAIN: Final = "cubemesh"
 _TEXT_LIMIT = 1000  # message and details share the 8 KiB of the trailing metadata
@@ -56,6 +66,8 @@ Table = Mapping[type[Exception], Refusal]
 """Which refusal each of our exceptions becomes; subclasses follow their base."""
 
 INTERNAL: Final = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL")
+DENIED: Final = Refusal(grpc.StatusCode.PERMISSION_DENIED, "DENIED")
+UNAUTHENTICATED: Final = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
 @asynccontextmanager
@@ -104,6 +116,18 @@ async def refuse(
     status = rpc_status.to_status(_status(refusal, message, metadata))
     trailing = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
     await context.abort(status.code, status.details, trailing)
+
+
+async def denied(context: Context, code: grpc.StatusCode) -> None:
+    """Refuse as a gate does, with its *code* and no reason but "denied".
+
+    Meant for ``tlsloader.grpc.Gate(decide, refused=denied)``.
+
+    Raises:
+        grpc.aio.AbortError: always; it ends the handler.
+    """
+    unknown = code is grpc.StatusCode.UNAUTHENTICATED
+    await refuse(context, UNAUTHENTICATED if unknown else DENIED, "denied")
 
 
 def _status(refusal: Refusal, message: str, metadata: Mapping[str, str]) -> Status:

@@ -10,8 +10,10 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from serving import DOMAIN, Refusal, Table, aborting, refuse
+from auth import Denied
+from serving import DOMAIN, Refusal, Table, aborting, denied, refuse
 from tests.serving.conftest import call, fails, serving_raw, stream_of
+from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -114,6 +116,32 @@ async def test_an_inner_cancellation_leaves_nobody_hanging() -> None:
     """CancelledError from within is answered; gRPC alone would never answer."""
     failed = await failure(asyncio.CancelledError())
     assert failed.code() is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("not_admitted", grpc.StatusCode.PERMISSION_DENIED),
+        ("no_token", grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+async def test_a_gate_denies_with_details(reason: str, code: grpc.StatusCode) -> None:
+    """Clients tell a denial by its stable reason, and learn nothing of ours."""
+
+    def decide(method: str, context: Context) -> None:
+        del method, context
+        raise Denied(reason, "secret detail")
+
+    async def handler(_: bytes, context: Context) -> bytes:
+        raise AssertionError(context)
+
+    gate = Gate(decide, refused=denied)
+    async with serving_raw(handler, interceptors=[gate]) as channel:
+        failed = await fails(channel)
+    assert (failed.code(), failed.details()) == (code, "denied")
+    expected = {"not_admitted": "DENIED", "no_token": "UNAUTHENTICATED"}
+    assert info_of(failed).reason == expected[reason]
+    assert "secret" not in repr(failed)
 
 
 async def test_an_abort_inside_passes() -> None:
