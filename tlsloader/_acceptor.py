@@ -167,11 +167,13 @@ class Acceptor(Door):
                 self._refuse(error)
                 carried.relay.abort()
 
-    def _still_admitted(self, carried: Carried) -> None:
-        # A generation may have come while it was connected to the server
+    def _check_again(self, carried: Carried, proven: Proven) -> None:
+        # A generation may have come since its handshake began
         error = carried.judge(self._source.current().bundles, self._allow)
         if error is not None:
             raise error
+        if proven.own is not self._own[0]:
+            carried.relay.goaway()
 
     def _admitted(self, proven: Proven) -> None:
         peer, own = proven.peer, proven.own

@@ -12,7 +12,10 @@ from typing import Final, Self
 
 from tlsloader._errors import ListenError
 
-__all__ = ["Address", "Listener"]
+__all__ = ["LONGEST_PATH", "Address", "Listener"]
+
+LONGEST_PATH: Final = 107
+"""Bytes in the path of a Unix socket. Source: unix(7), sun_path."""
 
 _BACKLOG: Final = 512
 _PORTS: Final = range(65536)

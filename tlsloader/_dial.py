@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlsloader._address import LONGEST_PATH
 from tlsloader._context import handshake_reason, peer_chain
 from tlsloader._errors import DialFailedError, PeerRefusedError
 from tlsloader._matchers import Allowlist
@@ -79,6 +81,9 @@ class Dial:
             "ssl_shutdown_timeout": LINGER,
         }
         if address.path:
+            # libuv would cut the path and might reach somebody else's socket
+            if len(os.fsencode(address.path)) > LONGEST_PATH:
+                raise OSError(f"the path is too long: {LONGEST_PATH} bytes at most")
             await loop.create_unix_connection(lambda: end, address.path, **how)
         else:
             await loop.create_connection(lambda: end, address.host, address.port, **how)

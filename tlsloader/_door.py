@@ -116,8 +116,8 @@ class Door:
         """
         raise NotImplementedError
 
-    def _still_admitted(self, carried: Carried) -> None:
-        """Check a peer again, just before its connection is carried."""
+    def _check_again(self, carried: Carried, proven: Proven) -> None:
+        """Judge a peer once more, just before its connection is carried."""
 
     def _find(self, context_peer: str) -> Carried:
         """Return the connection that a handler sees as *context_peer*."""
@@ -202,7 +202,7 @@ class Door:
         relay = Relay(server=server, client=proven.end)
         carried = self._carried[name] = Carried(relay, proven.peer, self._clock)
         try:
-            self._still_admitted(carried)
+            self._check_again(carried, proven)
             self._admitted(proven)
             if self._leaving:
                 relay.goaway()

@@ -38,6 +38,7 @@ from tlsloader import (
     PeerRefusedError,
     UnixAcceptor,
 )
+from tlsloader._frames import GOAWAY, frame
 
 if TYPE_CHECKING:
     import logging
@@ -324,6 +325,52 @@ async def test_a_socket_file_is_replaced_only_when_nobody_listens(
         finally:
             await second.aclose()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("listen", ["[::1]:0", "localhost:0", "127.0.0.1:0"])
+async def test_hosts_are_written_as_users_do(listen: str) -> None:
+    """The address that comes back has the real port and can be dialled."""
+    try:
+        async with (
+            hosted(FORGE.source(PICOD), listen=listen) as node,
+            way(FORGE.source(ROUTER), node.address) as out,
+        ):
+            assert not node.address.endswith(":0")
+            assert await out.call() == b"hello"
+    except ListenError as error:
+        if "::1" not in listen:
+            raise
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+async def test_a_path_too_long_is_said_so(tmp_path: Path) -> None:
+    """Linux takes 107 bytes; both the door and the way say that it is too long."""
+    listen = f"unix:{tmp_path / ('x' * 120)}"
+    door = UnixAcceptor(name="control")
+    try:
+        with pytest.raises(ListenError, match="too long"):
+            await door.start(listen)
+    finally:
+        await door.aclose()
+    async with way(FORGE.source(ROUTER), listen) as out:
+        assert "too long" in str((await out.refusal()).details())
+
+
+async def test_a_rotation_during_the_handshake_is_not_missed() -> None:
+    """Who was shown the old leaf is asked to come again for the new one."""
+    source = RotatingSource(FORGE.material(PICOD))
+    async with hosted(source) as node:
+        host, _, port = node.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=tls(FORGE.svid(ROUTER)), server_hostname="x"
+        )
+        source.publish(FORGE.material(PICOD, generation=2))
+        writer.write(PREFACE + frame(1, 4, 1, b""))
+        heard = b""
+        async with asyncio.timeout(5):
+            while GOAWAY not in heard:
+                heard += await reader.read(65536)
+        writer.transport.abort()
 
 
 async def test_a_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
