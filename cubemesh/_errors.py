@@ -181,7 +181,6 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "INVALID_COMMAND": InvalidRequestError,
         "INVALID_PATH": InvalidPathError,
         "INVALID_REQUEST": InvalidRequestError,
-        "INVALID_TEMPLATE_REQUEST": InvalidRequestError,
         "IS_A_DIRECTORY": InvalidPathError,
         "METHOD_UNKNOWN": UnsupportedError,
         "NOT_A_DIRECTORY": InvalidPathError,
