@@ -74,6 +74,7 @@ def up_command(  # noqa: PLR0913 - one per option
             _ENVIRON,
             ready=lambda running: _announce(running, as_json=as_json),
             restarted=_tell_restart,
+            stopping=lambda: click.echo("stopping; Ctrl-C again hurries", err=True),
         )
     )
 

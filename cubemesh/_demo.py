@@ -47,7 +47,8 @@ class Facts:
     def ok(self) -> bool:
         """Say whether all of it held."""
         return (
-            all(hop.match for hop in self.hops)
+            bool(self.hops and self.refusals)
+            and all(hop.match for hop in self.hops)
             and all(refusal.held for refusal in self.refusals)
             and self.rotation.held
         )

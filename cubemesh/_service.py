@@ -113,19 +113,21 @@ class Service:
             with suppress(ServiceError):  # counted above, when its end is seen
                 await self.start()
 
-    async def stop(self, how: signal.Signals, grace: float) -> None:
-        """Send *how*; kill it if it is still there after *grace* seconds."""
+    async def stop(self, how: signal.Signals, *graces: float) -> None:
+        """Send *how*, once for each of *graces* (seconds); then kill it."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        with suppress(ProcessLookupError):
-            process.send_signal(how)
-        try:
-            async with asyncio.timeout(grace):
-                await process.wait()
-        except TimeoutError:
-            self.kill()
-            await process.wait()
+        for grace in graces:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.send_signal(how)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await process.wait()
+                    return
+        self.kill()
+        await process.wait()
 
     def kill(self) -> None:
         """End it now."""

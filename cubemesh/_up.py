@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from cubemesh._state import State
 
-_GRACE = {"router": 25.0, "workloadmanager": 30.0, "authority": 5.0}
+# Seconds; a second signal tells the Router to cut off the calls under way.
+_GRACES = {"router": (5.0, 5.0), "workloadmanager": (30.0,), "authority": (5.0,)}
 # The WorkloadManager takes SIGINT as: end all sandboxes, then yourself.
 _ENDING = {
     "router": signal.SIGTERM,
@@ -73,11 +74,12 @@ async def up(
     *,
     ready: Callable[[Running], None],
     restarted: Callable[[str, int], None],
+    stopping: Callable[[], None],
 ) -> None:
     """Run the mesh until a signal; leave nothing but the state folder.
 
     *ready* is told once when it serves, *restarted* of each service that ended by
-    itself, with its exit status.
+    itself, with its exit status, *stopping* when the end begins.
 
     Raises:
         ConfigurationError: state folder or profile cannot be used.
@@ -91,6 +93,7 @@ async def up(
         try:
             await house.open(restarted, ready)
         finally:
+            stopping()
             await house.close()
 
 
@@ -146,7 +149,7 @@ class _House:
         hurrying = asyncio.ensure_future(self._hurry())
         try:
             for name in reversed(SERVICES):
-                await self._services[name].stop(_ENDING[name], _GRACE[name])
+                await self._services[name].stop(_ENDING[name], *_GRACES[name])
         finally:
             hurrying.cancel()
 

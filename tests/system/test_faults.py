@@ -16,6 +16,7 @@ import pytest
 from cubemesh import (
     AsyncSandbox,
     CommandOutput,
+    MeshError,
     Sandbox,
     SessionNotFoundError,
     UnavailableError,
@@ -212,7 +213,7 @@ class TestEnd:
             inside = mesh.processes()
             assert len(inside) > 3
             assert mesh.end(how) == 0
-            with pytest.raises(UnavailableError):
+            with pytest.raises(MeshError):
                 list(events)
             _, alive = psutil.wait_procs(inside, 10)
             assert alive == []
