@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -72,20 +72,23 @@ class Mesh:
 @asynccontextmanager
 async def mesh(mode: Mode) -> AsyncIterator[Mesh]:
     """Run a mesh of its own in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="cubemesh-bench-") as name:
-        folder = Path(name)
+    with ExitStack() as places:
+        place = tempfile.TemporaryDirectory(prefix="cubemesh-bench-")
+        folder = Path(places.enter_context(place))
         profile = folder / "profile.json"
+        log = folder / "up.log"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "cubemesh", "up"),
             *("--state", str(folder / "state"), "--picod-auth-mode", mode),
             env={**_environment(), "CUBEMESH_PROFILE": str(profile)},
             stdout=asyncio.subprocess.DEVNULL,
+            stderr=places.enter_context(log.open("wb")),
         )
         try:
             async with asyncio.timeout(_STARTED):
                 while not profile.exists():
                     if process.returncode is not None:
-                        raise RuntimeError("the mesh did not start")
+                        raise RuntimeError(f"no mesh: {log.read_text()}")
                     await SYSTEM.sleep(0.05)
             yield Mesh(mode, folder, process.pid)
         finally:
