@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections import deque
@@ -21,9 +22,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Link"]
 
+_log = logging.getLogger("picod.runner")
 _READ = 256 * 1024
 _STDERR = 8 * 1024
 _GRACE = 3.0  # seconds to clean up where nothing isolates
+
+
+class Watch:
+    """Gives the runner up when *check* finds it late; asks again and again."""
+
+    def __init__(
+        self,
+        seconds: float,
+        patience: float,
+        check: Callable[[], bool],
+        give_up: Callable[[str], None],
+    ) -> None:
+        self._patience, self._check, self._give_up = patience, check, give_up
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(seconds + patience, self._look)
+
+    def _look(self) -> None:
+        if self._check():
+            self._give_up("the runner does not answer")
+        else:
+            self._handle = self._loop.call_later(self._patience, self._look)
+
+    def end(self) -> None:
+        """Stop asking."""
+        self._handle.cancel()
 
 
 class Link:
@@ -89,14 +116,9 @@ class Link:
         self.send(wire.frame(wire.REQUEST, stream.number, view))
         return stream
 
-    def late(self, seconds: float, check: Callable[[], bool]) -> asyncio.TimerHandle:
-        """Call it a fault if *check* says so in *seconds* and the patience."""
-
-        def look() -> None:
-            if check():
-                self.break_off("the runner does not answer")
-
-        return self._loop.call_later(seconds + self._patience, look)
+    def late(self, seconds: float, check: Callable[[], bool]) -> Watch:
+        """Call it a fault if *check* says so in *seconds* and the patience, or later."""
+        return Watch(seconds, self._patience, check, self.break_off)
 
     # -- out
 
@@ -231,4 +253,6 @@ class Link:
         self._loop.remove_reader(self._stderr)
         os.close(self._stderr)
         self.break_off("the runner ended")
+        if self.fault is not None:
+            _log.error("runner fault", extra={"fault": self.fault, "said": self.said})
         self.ended.set_result(None)

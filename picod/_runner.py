@@ -151,7 +151,7 @@ class Runner:
         """
         timeout = min(command.timeout or self.limits.timeout, self.limits.timeout)
         async with self._opened(messages.execute(command, timeout)) as stream:
-            watch = self._link.late(timeout, lambda: stream.idle)
+            watch = self._link.late(timeout, stream.silent())
             try:
                 if command.stdin:
                     stream.feed(command.stdin)
@@ -159,7 +159,7 @@ class Runner:
                 while not reader.over:
                     yield reader.event(*await stream.next())
             finally:
-                watch.cancel()
+                watch.end()
 
     # -- files
 

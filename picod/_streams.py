@@ -11,6 +11,8 @@ from picod._errors import ERRORS_BY_REASON, PicoDError
 from picod._values import text, unpack_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from picod._link import Link
 
 __all__ = ["Stream"]
@@ -31,6 +33,7 @@ class Stream:
         self._taken = 0
         self._credit = wire.CREDIT  # what we may still send
         self._feed = memoryview(b"")
+        self._heard = 0
         self._error: PicoDError | None = None
         self._changed: asyncio.Future[None] | None = None
         self._cancelled = False
@@ -47,6 +50,7 @@ class Stream:
             wire.ProtocolError: this stream cannot have it now.
 
         """
+        self._heard += 1
         if kind == wire.WINDOW:
             self._allow(wire.window_count(payload))
         else:
@@ -92,10 +96,20 @@ class Stream:
 
     # -- what we do
 
-    @property
-    def idle(self) -> bool:
-        """Whether all that came was read and more could come."""
-        return not self._items and self._allowed > 0 and not self.over
+    def silent(self) -> Callable[[], bool]:
+        """Make a check whether nothing came since it was last asked, though it could.
+
+        A reader who lags behind is not the runner's fault.
+        """
+        heard = -1
+
+        def check() -> bool:
+            nonlocal heard
+            before, heard = heard, self._heard
+            waiting = not self._items and self._allowed > 0 and not self.over
+            return waiting and before == heard
+
+        return check
 
     async def next(self) -> tuple[int, bytes]:
         """Wait for the next frame; data frames of one kind come joined.
@@ -173,7 +187,7 @@ class Stream:
         self._items.clear()
         self._link.send(wire.frame(wire.CANCEL, self.number))
         watch = self._link.late(0, lambda: not self.over)
-        self.finished.add_done_callback(lambda _: watch.cancel())
+        self.finished.add_done_callback(lambda _: watch.end())
         await asyncio.shield(self.finished)
 
 

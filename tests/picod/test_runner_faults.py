@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from contextlib import aclosing, suppress
+from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,6 +25,9 @@ from picod._link import Link
 from picod._runner import Command, Limits, Output, Runner, Started
 from picod._values import pack
 from tests.picod.sandboxes import UID, alive, run, sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HELLO = wire.frame(
     wire.HELLO,
@@ -187,6 +192,37 @@ async def test_a_silent_runner_is_given_up() -> None:
         await run(runner, "x", timeout=0.1)
     await runner.wait_ended()
     assert runner.fault == "the runner does not answer"
+
+
+STARTER = """
+import asyncio, sys
+from tests.picod.sandboxes import run, sandbox
+async def main():
+    async with sandbox() as runner:
+        print(runner.pid, flush=True)
+        await run(runner, "sh", "-c", "setsid sleep 4712.2 & sleep 4712.2")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_nothing_survives_a_killed_service() -> None:
+    """When the process that holds a sandbox is killed, all in the sandbox dies."""
+    argv = [sys.executable, "-c", STARTER]
+    tree = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=tree) as service:
+        assert service.stdout
+        assert int(service.stdout.readline())
+        _until(lambda: len(alive("4712.2")) >= 3)
+        service.kill()
+    _until(lambda: not alive("4712.2"))
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 def test_a_new_error_of_the_runner_is_internal() -> None:
