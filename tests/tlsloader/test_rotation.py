@@ -162,6 +162,22 @@ async def test_new_calls_take_the_new_identity_and_old_streams_go_on() -> None:
     assert len(set(leaves)) == 3
 
 
+async def test_a_client_alone_shows_its_new_leaf() -> None:
+    """It leaves its old connection by itself; a server that does not rotate sees it."""
+    async with mesh() as one:
+        assert await one.way.call() == b"hello"
+        fresh = one.forge.material(ROUTER, generation=2)
+        one.source.publish(fresh)
+
+        def shown() -> set[str]:
+            carried = one.node.acceptor._carried.values()
+            return {each.peer.leaf_sha256 for each in carried if each.peer}
+
+        async with asyncio.timeout(5):
+            while fresh.leaf_sha256 not in shown():
+                assert await one.way.call() == b"hello"
+
+
 def reissued(one: Mesh, new: Forge, identity: str, *trusted: Forge) -> Material:
     """Make *identity* of the new authority's, trusting the roots of *trusted*."""
     one.generation += 1
