@@ -1,6 +1,6 @@
 """The command line of the isolation level `bwrap`: what code in a sandbox sees.
 
-Source: bwrap(1); what was tried stands in docs/decisions/isolation.md.
+Source: bwrap(1); what was tried stands in docs/reference/runner.md.
 """
 
 from __future__ import annotations
