@@ -54,13 +54,14 @@ async def main(settings: Settings) -> None:
 async def _serve(settings: Settings, runner: Runner) -> None:
     """Assemble the doors in front of *runner* and serve them."""
     sandbox = Sandbox(settings.sandbox_id)
-    data, keep_fresh = await _data_door(settings, sandbox)
+    health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
+    data, keep_fresh = await _data_door(settings, sandbox, health)
     control = UnixAcceptor(name="control")
     PicoDServicer(sandbox, runner).add_to(data.server)
     jobs = (
         keep_fresh,
         end_at_expiry(sandbox),
-        end_on_fault(sandbox, runner),
+        end_on_fault(sandbox, runner, unwell=health.hold),
         end_when_orphaned(
             sandbox, lambda: control.connections, timeout=settings.orphan_timeout
         ),
@@ -69,9 +70,10 @@ async def _serve(settings: Settings, runner: Runner) -> None:
     with stop_on_signals(sandbox.ended):
         await serve(
             data,
-            _control_door(settings, sandbox, control),
+            _control_door(settings, sandbox, control, health),
             jobs=jobs,
             stop=sandbox.ended,
+            health=health,
             grace=_GRACE,
             ready=lambda at: announce(listen=at[0], control=at[1]),
         )
@@ -105,10 +107,9 @@ async def _runner(settings: Settings, folder: Path | None) -> Runner:
 
 
 async def _data_door(
-    settings: Settings, sandbox: Sandbox
+    settings: Settings, sandbox: Sandbox, health: Health
 ) -> tuple[Hosted, Coroutine[Any, Any, Any]]:
     """Return the Router's door, and the job that keeps fresh what it goes by."""
-    health = Health("cubemesh.v1.PicoD")
     if settings.picod_auth_mode == "jwt":
         keys = await _public_keys(settings.keys)
         gate = Gate(by_token(Verifier(keys, sandbox.sandbox_id), sandbox))
@@ -138,9 +139,8 @@ def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
 
 
 def _control_door(
-    settings: Settings, sandbox: Sandbox, acceptor: UnixAcceptor
+    settings: Settings, sandbox: Sandbox, acceptor: UnixAcceptor, health: Health
 ) -> Hosted:
-    health = Health("cubemesh.v1.SandboxControl")
     server = new_server([Gate(by_socket(acceptor))], health=health)
     isolation = Isolation(
         level=settings.isolation,

@@ -60,17 +60,20 @@ async def end_on_fault(
     sandbox: Sandbox,
     runner: _Mortal,
     *,
+    unwell: Callable[[str], None] = lambda _: None,
     linger: float = 5.0,
     clock: Clock = SYSTEM,
 ) -> None:
     """End *sandbox* when its runner is gone.
 
-    The fault can be asked for until somebody did, at most *linger* seconds.
+    *unwell* is told at once; then the fault can be asked for until somebody did, at
+    most *linger* seconds.
     """
     await runner.wait_ended()
     if sandbox.ended.is_set():
         return
     sandbox.fail("RUNNER_FAULT")
+    unwell("runner fault")
     _log.error("runner fault", extra={"detail": runner.fault or "it ended"})
     told = asyncio.ensure_future(sandbox.fault_told.wait())
     late = asyncio.ensure_future(clock.sleep(linger))

@@ -9,6 +9,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Self
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc, principal_pb2
 from workloadmanager._engine import Activity
@@ -29,6 +30,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _PATIENCE = 5.0
+_SERVICE = "cubemesh.v1.SandboxControl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Control:
     def __init__(self, path: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS)
         self._stub = picod_pb2_grpc.SandboxControlStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def bind(self, order: Order) -> None:
         """Give the sandbox its session."""
@@ -80,6 +83,14 @@ class Control:
         """Ask the sandbox how it is."""
         request = picod_pb2.StatusRequest()
         return Report.of(await self._stub.Status(request, timeout=patience))
+
+    async def unwell(self) -> Report:
+        """Return what the sandbox says once it is not well any more."""
+        request = health_pb2.HealthCheckRequest(service=_SERVICE)
+        async for answer in self._health.Watch(request):
+            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                break
+        return await self.report()
 
     async def shutdown(self, patience: float = 1.0) -> None:
         """Ask the sandbox to end itself."""

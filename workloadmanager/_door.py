@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auth import Policy
-from serving import HEALTH_METHODS
+from serving import HEALTH_METHODS, denied
 from tlsloader import Acceptor, Allowlist, FileSource, UnixAcceptor
 from tlsloader.grpc import Gate
 
@@ -41,13 +41,13 @@ async def entrance(settings: Settings) -> Entrance:
         if not settings.listen.startswith("unix:"):
             return Entrance(None, (), ())
         unix = UnixAcceptor(name="workloadmanager")
-        return Entrance(unix, (Gate(_same_user(unix)),), ())
+        return Entrance(unix, (Gate(_same_user(unix), refused=denied),), ())
     assert settings.router_id is not None  # noqa: S101  # `faults` made sure
     source = await FileSource.load(settings.tls, settings.trust_bundles)
     acceptor = Acceptor(
         source, allow=Allowlist.parse(str(settings.router_id)), name="workloadmanager"
     )
-    gate = Gate(only(settings.router_id, acceptor))
+    gate = Gate(only(settings.router_id, acceptor), refused=denied)
     own_id = str(source.current().identity)
     return Entrance(acceptor, (gate,), (source.follow(),), own_id)
 

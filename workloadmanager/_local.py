@@ -16,7 +16,7 @@ from workloadmanager._engine import Sandbox
 from workloadmanager._errors import SandboxStartError
 from workloadmanager._ids import is_sandbox_id
 from workloadmanager._picod import Place, Plan, mark_words
-from workloadmanager._process import Mark, Process, end_all, kin, start
+from workloadmanager._process import Mark, Process, end_all, first_line, kin, start
 from workloadmanager._remove import remove_tree
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ class _Box:
     place: Place
     process: Process | None = None
     control: Control | None = None
+    attention: asyncio.Future[None] | None = None
     made: bool = False
-    ending: bool = False
+    ending: bool = False  # by us, or told already
 
 
 class LocalEngine:
@@ -78,12 +79,12 @@ class LocalEngine:
     ) -> Sandbox:
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        output = self._spawn(box, order)
+        output, box.process = self._spawn(box, order)
         try:
             await recorded(box.place.record())
             if self._plan.auth_mode == "mtls":
                 await self._identities.issue(order.sandbox_id, box.place.folder)
-            await _first_line(output, box)
+            await first_line(output, box.process)
         finally:
             os.close(output)
         box.control = Control(box.place.control)
@@ -91,14 +92,15 @@ class LocalEngine:
         report = await box.control.report()
         if report.sandbox_id != order.sandbox_id or not report.ready:
             raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
-        if box.process is None or box.process.ended.is_set():
+        if box.process.ended.is_set():
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
+        self._attend(box, box.control)
         spiffe_id = str(self._identities.name(order.sandbox_id))
         return Sandbox(box.place.address, spiffe_id, report.isolation)
 
-    def _spawn(self, box: _Box, order: Order) -> int:
-        """Start the process; return where its first line can be read."""
+    def _spawn(self, box: _Box, order: Order) -> tuple[int, Process]:
+        """Start the process; return where its first line can be read, and it."""
         argv = self._plan.argv(box.place, order.template)
         flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         log = os.open(self._log(order.sandbox_id), flags, 0o600)
@@ -115,16 +117,24 @@ class LocalEngine:
             os.close(writing)
             os.close(log)
         box.place = replace(box.place, mark=mark)
-        self._hold(box, Process.of_child(mark))
-        return reading
+        process = Process.of_child(mark)
+        process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
+        return reading, process
 
-    def _hold(self, box: _Box, process: Process) -> None:
-        box.process = process
-        process.on_end(lambda: self._on_end(box))
-
-    def _on_end(self, box: _Box) -> None:
+    def _tell(self, box: _Box, reason: str) -> None:
         if box.made and not box.ending:
-            self._died(box.place.sandbox_id, "SANDBOX_UNREACHABLE")
+            box.ending = True
+            self._died(box.place.sandbox_id, reason)
+
+    def _attend(self, box: _Box, control: Control) -> None:
+        """Have the fault of the sandbox told as soon as it has one."""
+
+        async def attend() -> None:
+            with suppress(grpc.aio.AioRpcError):  # then its process is ending
+                if fault := (await control.unwell()).last_fault:
+                    self._tell(box, fault)
+
+        box.attention = asyncio.ensure_future(attend())
 
     async def destroy(self, sandbox_id: str, record: str) -> None:
         """Have PicoD end itself, then kill whatever is left, and remove its folder."""
@@ -148,6 +158,8 @@ class LocalEngine:
         self._boxes.pop(sandbox_id, None)
 
     async def _shut_down(self, box: _Box) -> None:
+        if box.attention is not None:
+            box.attention.cancel()
         if box.control is None:
             return
         with suppress(grpc.aio.AioRpcError, TimeoutError):
@@ -178,9 +190,10 @@ class LocalEngine:
             process.close()
             await control.aclose()
             return None
-        box = _Box(place, control=control, made=True)
+        box = _Box(place, process, control, made=True)
+        process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
         self._boxes[session.sandbox_id] = box
-        self._hold(box, process)
+        self._attend(box, control)
         self._uids.hold(place.uid)
         if self._plan.auth_mode == "mtls":
             self._identities.resume(session.sandbox_id, place.folder)
@@ -236,6 +249,8 @@ class LocalEngine:
         """Let go of all sandboxes; they live on."""
         for box in self._boxes.values():
             box.ending = True
+            if box.attention is not None:
+                box.attention.cancel()
             if box.process is not None:
                 box.process.close()
             if box.control is not None:
@@ -244,42 +259,6 @@ class LocalEngine:
 
     def _log(self, sandbox_id: str) -> Path:
         return self._plan.logs / f"{sandbox_id}.log"
-
-
-async def _first_line(output: int, box: _Box) -> None:
-    """Return once the process has written a line.
-
-    Raises:
-        EOFError: it ended before.
-    """
-    loop = asyncio.get_running_loop()
-    news = asyncio.Event()
-    if box.process is not None:
-        box.process.on_end(news.set)
-    loop.add_reader(output, news.set)
-    try:
-        while True:
-            await news.wait()
-            news.clear()
-            with suppress(BlockingIOError):
-                if b"\n" in (data := os.read(output, 65536)):
-                    return
-                if not data:
-                    break
-            if box.process is None or box.process.ended.is_set():
-                break
-    finally:
-        loop.remove_reader(output)
-    raise EOFError(f"PicoD ended at once, with status {await _status(box)}")
-
-
-async def _status(box: _Box) -> int | None:
-    if box.process is None:
-        return None
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_END):  # it closed its output; the end is near
-            await box.process.ended.wait()
-    return box.process.status
 
 
 def _text(error: BaseException) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Mark", "Process", "end_all", "has_processes", "kin", "start"]
+__all__ = ["Mark", "Process", "end_all", "first_line", "has_processes", "kin", "start"]
 
+_LAST_MOMENTS = 2.0
 _PROC = Path("/proc")
 _PPID, _STATE, _PGRP, _SESSION, _STARTTIME = 1, 0, 2, 3, 19  # behind the name
 
@@ -117,6 +118,33 @@ def start(
 
 
 _UNCHANGEABLE = (signal.SIGKILL, signal.SIGSTOP)
+
+
+async def first_line(output: int, process: Process) -> None:
+    """Return once *process* has written a line to the other end of *output*.
+
+    Raises:
+        EOFError: it ended before; says with which status.
+    """
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    process.on_end(news.set)
+    loop.add_reader(output, news.set)
+    data = b"?"
+    try:
+        while data and not process.ended.is_set():
+            await news.wait()
+            news.clear()
+            with suppress(BlockingIOError):
+                data = os.read(output, 65536)
+                if b"\n" in data:
+                    return
+    finally:
+        loop.remove_reader(output)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_MOMENTS):  # without output it is ending
+            await process.ended.wait()
+    raise EOFError(f"it ended before it was ready, with status {process.status}")
 
 
 def kin(

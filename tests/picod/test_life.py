@@ -83,13 +83,17 @@ async def test_ends_when_nobody_holds_its_control_door() -> None:
 
 
 async def test_a_fault_is_told_before_the_end() -> None:
-    """The sandbox with a dead runner stays until somebody has read why."""
+    """The sandbox is unwell at once, and stays until somebody has read why."""
     clock = FakeClock()
     sandbox, runner = Sandbox(SANDBOX, clock=clock), Mortal()
-    job = asyncio.ensure_future(end_on_fault(sandbox, runner, clock=clock))
+    heard: list[str] = []
+    job = asyncio.ensure_future(
+        end_on_fault(sandbox, runner, unwell=heard.append, clock=clock)
+    )
     runner.die("a malformed frame")
     await clock.advance(1)
     assert (sandbox.last_fault, sandbox.ended.is_set()) == ("RUNNER_FAULT", False)
+    assert heard == ["runner fault"]
     sandbox.fault_told.set()
     assert await _ends(sandbox, job) == "runner fault"  # type: ignore[arg-type]
 

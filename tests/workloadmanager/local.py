@@ -41,6 +41,7 @@ class Ground:
         self.authority = Authority.create("sandbox.cluster.local", now=SYSTEM.now())
         (self.folder / "services.pem").write_bytes(self.services.bundle)
         (self.folder / "sandboxes.pem").write_bytes(self.authority.bundle)
+        self.sandbox_roots = self.authority.bundle
         self.svid_life = timedelta(seconds=svid_life)
         self.plan = Plan(
             runtime=self.folder / "run",
@@ -74,7 +75,7 @@ class Ground:
             key=svid.key,
             chain=svid.chain,
             bundle=self.services.bundle,
-            foreign={"sandbox.cluster.local": self.authority.bundle},
+            foreign={"sandbox.cluster.local": self.sandbox_roots},
             now=SYSTEM.now(),
         )
 

@@ -137,6 +137,21 @@ async def test_a_sandbox_killed_from_outside_ends_its_session(ground: Ground) ->
     assert caught.value.metadata["last_fault"] == "SANDBOX_UNREACHABLE"
 
 
+async def test_a_runner_that_breaks_ends_its_session(ground: Ground) -> None:
+    """At once, and by its own name: PicoD tells before it goes."""
+    async with opened(ground) as sessions:
+        made = await sessions.create(order())
+        family = processes(made)
+        async with aclosing(sessions.feed.watch()) as events:
+            await anext(events)
+            os.kill(family[1].pid, signal.SIGKILL)
+            async with asyncio.timeout(2):
+                told = await anext(events)
+        assert isinstance(told, Changed)
+        assert told.session.last_fault == "RUNNER_FAULT"
+        await gone(*family)
+
+
 async def test_identities_are_renewed_while_calls_run(ground: Ground) -> None:
     """Three leaves in six seconds, each proven by the Router; no call fails."""
     ground.svid_life = ground.svid_life / 900  # 4 s

@@ -38,15 +38,16 @@ USER = "spiffe://cluster.local/user/ann"
 OWNER = principal_pb2.Principal(
     issuer=ANN.issuer, subject=ANN.subject, display=ANN.display
 )
-SANDBOXES = Forge("sandbox.cluster.local")
-SERVICES = Forge("cluster.local")
 
 
 class Mesh:
     """A WorkloadManager behind its real door."""
 
-    def __init__(self, house: House, acceptor: Acceptor) -> None:
+    def __init__(
+        self, house: House, acceptor: Acceptor, services: Forge, sandboxes: Forge
+    ) -> None:
         self.house, self.acceptor = house, acceptor
+        self.services, self.sandboxes = services, sandboxes
         self.address = ""
 
     @asynccontextmanager
@@ -54,7 +55,7 @@ class Mesh:
         self, identity: str = ROUTER
     ) -> AsyncIterator[workloadmanager_pb2_grpc.WorkloadManagerAsyncStub]:
         dialer = Dialer(
-            SERVICES.source(identity),
+            self.services.source(identity),
             expected=SpiffeID.parse(OURS),
             address=self.address,
         )
@@ -87,12 +88,13 @@ class Mesh:
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     # It trusts the sandboxes' domain, as the WorkloadManager of a careless operator
     # may: the allowlist alone has to keep them out.
-    source = SERVICES.source(OURS, foreign=[SANDBOXES])
+    services, sandboxes = Forge("cluster.local"), Forge("sandbox.cluster.local")
+    source = services.source(OURS, foreign=[sandboxes])
     acceptor = Acceptor(source, allow=Allowlist.parse(ROUTER), name="workloadmanager")
     gate = Gate(only(SpiffeID.parse(ROUTER), acceptor))
     stop, listening = asyncio.Event(), asyncio.Event()
     async with House.open(tmp_path, SYSTEM, limit=3) as house:
-        mesh = Mesh(house, acceptor)
+        mesh = Mesh(house, acceptor, services, sandboxes)
         health = Health("cubemesh.v1.WorkloadManager")
         server = new_server([gate], health=health)
         workloadmanager_pb2_grpc.add_WorkloadManagerServicer_to_server(
@@ -333,12 +335,12 @@ async def test_an_error_of_nobody_tells_nothing(
 
 async def test_only_the_router_is_answered(mesh: Mesh) -> None:
     """The knocking of the next tests is answered when the right one knocks."""
-    assert (await mesh.knock(tls(SERVICES.svid(ROUTER))))[3] == 4, "SETTINGS"
+    assert (await mesh.knock(tls(mesh.services.svid(ROUTER))))[3] == 4, "SETTINGS"
 
 
 async def test_every_bad_certificate_is_refused(mesh: Mesh) -> None:
     """No byte of HTTP/2 for any of them, and a reason for each in our counters."""
-    cases = list(SERVICES.bad_cases(ROUTER))
+    cases = list(mesh.services.bad_cases(ROUTER))
     for case in cases:
         assert await mesh.knock(tls(case.chain)) == b"", case.title
     await until(lambda: mesh.acceptor.refusals.total() == len(cases))
@@ -359,7 +361,7 @@ async def test_a_valid_certificate_of_somebody_else_is_refused(
     mesh: Mesh, identity: str
 ) -> None:
     """Users, services and namesakes of other namespaces are not the Router."""
-    assert await mesh.knock(tls(SERVICES.svid(identity))) == b""
+    assert await mesh.knock(tls(mesh.services.svid(identity))) == b""
     await until(lambda: mesh.acceptor.refusals["not_admitted"] == 1)
 
 
@@ -368,8 +370,8 @@ async def test_a_sandbox_is_refused_with_its_own_valid_identity(mesh: Mesh) -> N
     own = "spiffe://sandbox.cluster.local/ns/agentcube-system/sandbox/sbx-" + "a" * 26
     as_router = ROUTER.replace("cluster.local", "sandbox.cluster.local", 1)
     for identity in (own, as_router):
-        assert await mesh.knock(tls(SANDBOXES.svid(identity))) == b"", identity
-    assert await mesh.knock(tls(SANDBOXES.svid(ROUTER))) == b""
+        assert await mesh.knock(tls(mesh.sandboxes.svid(identity))) == b"", identity
+    assert await mesh.knock(tls(mesh.sandboxes.svid(ROUTER))) == b""
     await until(lambda: mesh.acceptor.refusals.total() == 3)
     assert mesh.acceptor.connections == 0
 
