@@ -24,6 +24,7 @@ from serving import (
     Metrics,
     announce,
     configure_logging,
+    denied,
     new_server,
     parse,
     run,
@@ -72,7 +73,7 @@ async def _serve(
     door = Acceptor(source, allow=settings.clients(own.trust_domain), name="front")
     callers = Callers(door, Allowlist(settings.admin_ids))
     server = new_server(
-        [metrics.calls, Gate(callers.decide)],
+        [metrics.calls, Gate(callers.decide, refused=denied)],
         health=health,
         options=FRONT_SERVER_OPTIONS,
         reflection_of=_SERVICES if settings.reflection else (),
