@@ -6,6 +6,7 @@ Source: bwrap(1); what was tried stands in docs/reference/runner.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -57,6 +58,7 @@ class Bwrap:
     library: Path | None = None
 
 
+@functools.cache
 def find_bwrap(path: str | None = None) -> Bwrap:
     """Find a bwrap ≥ 0.8 on *path* (default: PATH), else the one of our own wheel.
 

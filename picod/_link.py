@@ -117,7 +117,7 @@ class Link:
         return stream
 
     def late(self, seconds: float, check: Callable[[], bool]) -> Watch:
-        """Call it a fault once *check* says so, *seconds* and some patience from now."""
+        """Call it a fault once *check* says so, *seconds* and patience from now."""
         return Watch(seconds, self._patience, check, self.break_off)
 
     # -- out

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picod import _protocol as wire
+from picod._messages import Events, infos
 from picod._values import number, pack, text, texts, unpack, unpack_dict
 
 if TYPE_CHECKING:
@@ -157,3 +158,24 @@ def test_fields_are_of_their_type() -> None:
                 take(values, key)
     with pytest.raises(wire.ProtocolError):
         unpack_dict(b"le")
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(wire.FROM_RUNNER)), st.binary())))
+def test_any_frames_are_events_or_refused(frames: list[tuple[int, bytes]]) -> None:
+    """Whatever a runner sends about a command gives events or ProtocolError."""
+    events = Events(1)
+    try:
+        for kind, payload in frames:
+            events.event(kind, payload)
+    except wire.ProtocolError:
+        return
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_file_records_or_refused(data: bytes) -> None:
+    """Random bytes give file records or ProtocolError."""
+    try:
+        told = infos(data)
+    except wire.ProtocolError:
+        return
+    assert sum(25 + len(i.name + i.path + i.symlink_target) for i in told) == len(data)
