@@ -24,6 +24,7 @@ from serving import (
     Hosted,
     announce,
     configure_logging,
+    denied,
     new_server,
     parse,
     run,
@@ -112,12 +113,14 @@ async def _data_door(
     """Return the Router's door, and the job that keeps fresh what it goes by."""
     if settings.picod_auth_mode == "jwt":
         keys = await _public_keys(settings.keys)
-        gate = Gate(by_token(Verifier(keys, sandbox.sandbox_id), sandbox))
+        gate = Gate(
+            by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
+        )
         return Hosted(new_server([gate], health=health), settings.listen), keys.follow()
     source = await FileSource.load(settings.tls, settings.trust_bundles)
     _require_own_identity(source.current().identity, sandbox)
     acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
-    gate = Gate(by_certificate(acceptor, settings.router))
+    gate = Gate(by_certificate(acceptor, settings.router), refused=denied)
     server = new_server([gate], health=health)
     return Hosted(server, settings.listen, acceptor), source.follow()
 
@@ -141,7 +144,7 @@ def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
 def _control_door(
     settings: Settings, sandbox: Sandbox, acceptor: UnixAcceptor, health: Health
 ) -> Hosted:
-    server = new_server([Gate(by_socket(acceptor))], health=health)
+    server = new_server([Gate(by_socket(acceptor), refused=denied)], health=health)
     isolation = Isolation(
         level=settings.isolation,
         uid=os.getuid() if settings.uid is None else settings.uid,

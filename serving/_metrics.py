@@ -49,7 +49,7 @@ class Metrics:
 
 
 class Calls(grpc.aio.ServerInterceptor, Collector):
-    """Count calls by method and code, and time them; about a microsecond each.
+    """Count calls by method and code, and time them; a few microseconds each.
 
     Plain ints in plain dicts, written on the event loop alone and read by the
     thread that answers scrapes: `prometheus_client`'s own counters take locks.
