@@ -39,6 +39,7 @@ class Identities:
         self._authority, self._namespace, self._life = authority, namespace, life
         self._clock = clock
         self._folders: dict[str, Path] = {}
+        self._writing: dict[str, asyncio.Future[datetime]] = {}
         self._timers: Timers[str] = Timers(clock)
 
     def name(self, sandbox_id: str) -> SpiffeID:
@@ -54,20 +55,23 @@ class Identities:
 
     async def issue(self, sandbox_id: str, folder: Path) -> None:
         """Put a fresh identity into *folder*, and go on renewing it there."""
-        now = self._clock.now()
         self._folders[sandbox_id] = folder
-        end = await asyncio.to_thread(self._write, sandbox_id, folder, now)
-        self._timers.set(sandbox_id, now + (end - now) / 2)
+        now = self._clock.now()
+        end = await asyncio.shield(self._begin_writing(sandbox_id, folder, now))
+        if sandbox_id in self._folders:
+            self._timers.set(sandbox_id, now + (end - now) / 2)
 
     def resume(self, sandbox_id: str, folder: Path) -> None:
         """Go on renewing what an earlier process issued; begin at once."""
         self._folders[sandbox_id] = folder
         self._timers.set(sandbox_id, self._clock.now())
 
-    def drop(self, sandbox_id: str) -> None:
-        """Renew no more."""
+    async def drop(self, sandbox_id: str) -> None:
+        """Renew no more; from now on nothing is written into its folder."""
         self._folders.pop(sandbox_id, None)
         self._timers.drop(sandbox_id)
+        if writing := self._writing.get(sandbox_id):
+            await asyncio.wait([writing])
 
     async def renew(self) -> NoReturn:
         """Renew each identity at half of its life, until cancelled."""
@@ -82,6 +86,16 @@ class Identities:
                     _log.exception("not renewed", extra={"sandbox_id": sandbox_id})
                     self._timers.set(sandbox_id, self._clock.now() + _SOON)
         raise AssertionError  # the timers never end
+
+    def _begin_writing(
+        self, sandbox_id: str, folder: Path, now: datetime
+    ) -> asyncio.Future[datetime]:
+        # A thread goes on when its caller is cancelled, and makes the folder again if
+        # that is removed meanwhile: `drop` has to know of it.
+        work = asyncio.to_thread(self._write, sandbox_id, folder, now)
+        writing = self._writing[sandbox_id] = asyncio.ensure_future(work)
+        writing.add_done_callback(lambda _: self._writing.pop(sandbox_id, None))
+        return writing
 
     def _write(self, sandbox_id: str, folder: Path, now: datetime) -> datetime:
         issued = self._authority.issue(self.name(sandbox_id), life=self._life, now=now)

@@ -143,7 +143,7 @@ class LocalEngine:
             found = Place.read(sandbox_id, record) if record else None
             box = _Box(found or self._plan.place(sandbox_id))
         box.ending = True
-        self._identities.drop(sandbox_id)
+        await self._identities.drop(sandbox_id)
         # Descendants must be known before their parents are gone.
         relatives = await self._kin(box.place)
         await self._shut_down(box)

@@ -62,7 +62,7 @@ class Uids:
             if self._lease(uid) and not await self._has_processes(uid):
                 return uid
             self._free.append(uid)
-        raise PoolExhaustedError(0, _PAUSE)
+        raise PoolExhaustedError(len(self._leases), _PAUSE)
 
     def hold(self, uid: int | None) -> bool:
         """Say whether this user is ours, taking it if nobody else has it."""
