@@ -17,7 +17,16 @@ NAMESPACE = "agentcube-system"
 ROUTER_ID = f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/agentcube-router"
 WORKLOADMANAGER_ID = f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/workloadmanager"
 SERVICES = ("authority", "workloadmanager", "router")
-_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ", "XDG_RUNTIME_DIR")
+_KEPT = (
+    "GRPC_VERBOSITY",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "XDG_RUNTIME_DIR",
+)
 _TWINS = tuple(f"CUBEMESH_{name.upper()}_" for name in SERVICES)
 
 
@@ -109,7 +118,8 @@ class Plan:
 
 def environment_of(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of *environ* the services may see: nothing they do not need."""
-    return {
+    quiet = {"GRPC_VERBOSITY": "ERROR"}  # their logs are JSON; gRPC's lines are not
+    return quiet | {
         name: value
         for name, value in environ.items()
         if name in _KEPT or name.startswith(_TWINS)

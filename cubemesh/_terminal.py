@@ -68,6 +68,9 @@ def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
         status = asyncio.run(main())
     except asyncio.CancelledError:
         status = _SIGNAL + (received[0] if received else signal.SIGINT)
+    except BrokenPipeError:  # who read our output is gone, so nobody needs a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _SIGNAL + signal.SIGPIPE
     sys.exit(status or 0)
 
 
@@ -89,9 +92,6 @@ def reporting() -> Iterator[None]:
     except CubeMeshError as error:
         say_error(str(error), error.hint)
         sys.exit(getattr(error, "status", OWN_FAILURE) or OWN_FAILURE)
-    except BrokenPipeError:  # who read our output is gone, so nobody needs a word
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_SIGNAL + signal.SIGPIPE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_SIGNAL + signal.SIGINT)
     except OSError as error:

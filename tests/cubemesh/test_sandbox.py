@@ -19,6 +19,8 @@ from cubemesh import (
     SessionNotFoundError,
     UnavailableError,
 )
+from cubemesh._session import Mesh as Mesh_
+from cubemesh._session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -271,13 +273,16 @@ class TestFiles:
             await sandbox.files.upload(tmp_path, "copy")
         assert mesh.router.sessions[sandbox.session_id] == {}
 
+    @pytest.mark.slow
     async def test_an_upload_to_no_mesh_fails_instead_of_waiting(
-        self, mesh: Mesh, sandbox: AsyncSandbox
+        self, mesh_files: Mesh
     ) -> None:
         """A call that never began does not wait for its own beginning."""
-        mesh.router.sessions.clear()
-        with pytest.raises(SessionNotFoundError):
-            await sandbox.files.write("x", b"x")
+        session = Session(Mesh_.join(mesh_files.profile), "ses-x")
+        sandbox = AsyncSandbox(session, made_here=False)
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(sandbox.files.write("x", b"x"), 20)
+        await sandbox.close()
 
     async def test_names_that_are_not_utf8(self, sandbox: AsyncSandbox) -> None:
         """Any name survives the way there and back, as `os.fsdecode` writes it."""

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from cubemesh._options import Assignment, Duration
+from cubemesh._plan import environment_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cubemesh.conftest import Mesh
+
+pytestmark = pytest.mark.slow
+
+
+def cubemesh(
+    *argv: str, stdin: bytes = b"", **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-I", "-m", "cubemesh", *argv],
+        input=stdin,
+        capture_output=True,
+        env={"PATH": os.defpath, "HOME": "/nonexistent", **environ},
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    """Without arguments the list of commands comes, each with a line."""
+    said = cubemesh().stdout.decode()
+    for name in ("up", "run", "exec", "cp", "rm", "sessions", "kill", "logs", "doctor"):
+        assert f"  {name} " in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("nope",), "error: no such command 'nope'\nhint: cubemesh --help\n"),
+        (("run",), "error: nothing to run: "),
+        (("run", "-"), "error: no profile at "),
+        (("run", "-i", "-"), "error: standard input cannot be both"),
+        (("run", "/no/such/file"), "error: /no/such/file: no such file or directory"),
+        (("exec", "ses-x"), "error: missing argument 'COMMAND...'"),
+        (("cp", "a", "b"), "error: one of SOURCE and TARGET must be SESSION:PATH"),
+        (("cp", "ses-a:x", "ses-b:x"), "error: one of SOURCE and TARGET must be"),
+        (("rm", "file"), "error: each must be SESSION:PATH"),
+        (("kill",), "error: name sessions, or say --all"),
+        (("run", "--timeout", "soon", "-c", "1"), "error: invalid value for"),
+        (("run", "-e", "novalue", "-c", "1"), "error: invalid value for"),
+    ],
+)
+def test_faults_are_told_one_way(argv: tuple[str, ...], said: str) -> None:
+    """Always `error:` in lower case, never a traceback, never the command's status."""
+    done = cubemesh(*argv)
+    assert done.stderr.decode().startswith(said)
+    assert done.returncode in {78, 125}
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_missing_profile_is_a_fault_of_the_setup() -> None:
+    """Status 78, and the hint names the command that mends it."""
+    done = cubemesh("sessions")
+    assert done.returncode == 78
+    assert b"hint: start a mesh with `cubemesh up`" in done.stderr
+
+
+def test_version_as_json() -> None:
+    """Programs get what people get."""
+    said = json.loads(cubemesh("version", "--json").stdout)
+    assert said["cubemesh"]
+    assert said["grpcio"]
+
+
+def test_a_reader_that_goes_away(blocking_mesh: Mesh, tmp_path: Path) -> None:
+    """`cubemesh … | head` ends with SIGPIPE's status and no words."""
+    blocking_mesh.profile.write(tmp_path / "profile.json")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "cubemesh", "run", "-c", "x"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={"CUBEMESH_PROFILE": str(tmp_path / "profile.json")},
+        timeout=30,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert blocking_mesh.router.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("5s", 5), ("250ms", 0.25), ("1.5m", 90), ("1h", 3600), ("1d", 86400)],
+)
+def test_spans_of_time(text: str, seconds: float) -> None:
+    """Units may be left out; then they are seconds."""
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "0", "1x", "1 s", "0ms"])
+def test_no_spans_of_time(text: str) -> None:
+    """Nothing else is guessed at."""
+    with pytest.raises(click.BadParameter):
+        Duration().convert(text, None, None)
+
+
+def test_assignments() -> None:
+    """The first sign parts name and value."""
+    assert Assignment().convert("A=b=c", None, None) == ("A", "b=c")
+    for text in ("A", "=b"):
+        with pytest.raises(click.BadParameter):
+            Assignment().convert(text, None, None)
+
+
+def test_services_see_little_of_our_environment() -> None:
+    """Secrets of the caller's shell do not reach the mesh; its own settings do."""
+    ours = {
+        "PATH": "/bin",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "PYTHONPATH": "/evil",
+        "http_proxy": "http://evil",
+        "CUBEMESH_PROFILE": "x",
+        "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
+    }
+    assert environment_of(ours) == {
+        "PATH": "/bin",
+        "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
+        "GRPC_VERBOSITY": "ERROR",
+    }
