@@ -87,9 +87,14 @@ class Control:
     async def unwell(self) -> Report:
         """Return what the sandbox says once it is not well any more."""
         request = health_pb2.HealthCheckRequest(service=_SERVICE)
-        async for answer in self._health.Watch(request):
-            if answer.status != health_pb2.HealthCheckResponse.SERVING:
-                break
+        call = self._health.Watch(request)
+        try:
+            async for answer in call:
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    break
+        finally:
+            call.cancel()
+            del call  # a call that is referred to keeps the connection open
         return await self.report()
 
     async def shutdown(self, patience: float = 1.0) -> None:

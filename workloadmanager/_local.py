@@ -158,8 +158,7 @@ class LocalEngine:
         self._boxes.pop(sandbox_id, None)
 
     async def _shut_down(self, box: _Box) -> None:
-        if box.attention is not None:
-            box.attention.cancel()
+        await _leave_alone(box)
         if box.control is None:
             return
         with suppress(grpc.aio.AioRpcError, TimeoutError):
@@ -173,7 +172,8 @@ class LocalEngine:
     async def _kin(self, place: Place) -> set[Mark]:
         # A user whom another WorkloadManager has by now is none of ours.
         uid = place.uid if self._uids.hold(place.uid) else None
-        words = mark_words(place.sandbox_id)
+        # Only a PicoD of which there is no record has to be looked for.
+        words = () if place.mark else mark_words(place.sandbox_id)
         return await asyncio.to_thread(kin, words, root=place.mark, uid=uid)
 
     async def adopt(self, session: Session) -> Activity | None:
@@ -249,8 +249,7 @@ class LocalEngine:
         """Let go of all sandboxes; they live on."""
         for box in self._boxes.values():
             box.ending = True
-            if box.attention is not None:
-                box.attention.cancel()
+            await _leave_alone(box)
             if box.process is not None:
                 box.process.close()
             if box.control is not None:
@@ -259,6 +258,13 @@ class LocalEngine:
 
     def _log(self, sandbox_id: str) -> Path:
         return self._plan.logs / f"{sandbox_id}.log"
+
+
+async def _leave_alone(box: _Box) -> None:
+    if box.attention is not None:
+        box.attention.cancel()
+        await asyncio.wait([box.attention])
+        box.attention = None
 
 
 def _text(error: BaseException) -> str:

@@ -156,7 +156,7 @@ def kin(
     sandbox has; whose command line holds *words* in a row; and all descendants.
     """
     stats = {pid: stat for pid in _pids() if (stat := _stat(pid)) is not None}
-    found = {pid for pid in stats if _has_words(pid, words)}
+    found = {pid for pid in stats if words and _has_words(pid, words)}
     if uid is not None:
         found |= {pid for pid in stats if uid in _uids(pid)}
     if root is not None:
