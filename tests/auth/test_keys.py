@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from auth import KeysError, PublicKeys, Signer, SigningKeys, Verifier
+from auth import KeysError, KeySet, PublicKeys, Signer, SigningKeys, Verifier
 from auth._jwk import PrivateKey, PublicKey, thumbprint
 from tests.auth.conftest import ALICE, SANDBOX, SESSION
 from tests.fakes import running
@@ -304,6 +304,12 @@ def test_public_keys_refuse(changes: dict[str, Any], match: str) -> None:
     """A key says what it is and is it; another kind or use is none of ours."""
     with pytest.raises(ValueError, match=match):
         PublicKey.parse(jwk(**changes))
+
+
+def test_a_name_stands_for_one_key() -> None:
+    """Of two keys under one name, nobody could say which one was meant."""
+    with pytest.raises(ValueError, match="twice"):
+        KeySet.parse([jwk(kid="a"), jwk(kid="a")])
 
 
 def test_halves_must_belong_together() -> None:

@@ -24,7 +24,7 @@ from auth import (
     Verifier,
     bearer,
 )
-from auth._json import encode_base64url
+from auth._json import encode_base64url, parse_object
 from auth._jwk import PrivateKey
 from auth._jws import Jws
 from tests.auth.conftest import ALICE, SANDBOX, SESSION, encoded
@@ -316,18 +316,35 @@ def test_a_cached_token_expires_all_the_same(bench: Bench) -> None:
     assert refusal(bench, token) == "expired"
 
 
-async def test_a_withdrawn_key_ends_its_tokens_at_once(
-    bench: Bench, files: Files
-) -> None:
+def test_a_withdrawn_key_ends_its_tokens_at_once(bench: Bench) -> None:
     """A key taken from the file proves nothing more, cached or not."""
     token = bench.signer.token(SESSION, SANDBOX, ALICE)
     bench.verifier.verify(token)
     other = PrivateKey.generate("ES256", 0)
-    fresh = KeySet.parse([other.public.dump()], bench.public.current().generation + 1)
-    withdrawn = PublicKeys(files.public, fresh, clock=bench.clock)
-    with pytest.raises(TokenRefusedError) as caught:
-        Verifier(withdrawn, SANDBOX, clock=bench.clock).verify(token)
-    assert caught.value.reason == "unknown_key"
+    generation = bench.public.current().generation + 1
+    bench.public._current = KeySet.parse([other.public.dump()], generation)
+    assert refusal(bench, token) == "unknown_key"
+
+
+@pytest.mark.parametrize("name", ["b64", "crit", "jku", "jwk", "x5c", "x5u", "zip"])
+def test_no_signed_form_has_extensions(bench: Bench, name: str) -> None:
+    """Tokens of other kinds, should they come, start from the same rule."""
+    token = signed(bench.key, bench.header(**{name: "x"}), bench.claims())
+    with pytest.raises(TokenRefusedError, match=name):
+        Jws.parse(token)
+
+
+def test_size_is_looked_at_first() -> None:
+    """Nobody can make us decode megabytes."""
+    with pytest.raises(TokenRefusedError, match="longer"):
+        Jws.parse("A" * 8193)
+
+
+def test_nesting_has_an_end() -> None:
+    """Valid JSON can still be meant to exhaust whoever walks it."""
+    assert parse_object(b'{"a":[{"b":[]}]}', 100)
+    with pytest.raises(ValueError, match="deep"):
+        parse_object(b'{"a":[{"b":[[]]}]}', 100)
 
 
 def test_signs_once_and_again_near_the_end(bench: Bench) -> None:
