@@ -32,10 +32,14 @@ class Done:
 
 
 def cubemesh(
-    *argv: str, profile: Path | None = None, stdin: bytes = b"", timeout: float = 60
+    *argv: str,
+    profile: Path | None = None,
+    stdin: bytes = b"",
+    timeout: float = 60,
+    **environ: str,
 ) -> Done:
     """Run one command of the CLI to its end."""
-    environ = {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251
+    environ |= {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251
     if profile is not None:
         environ["CUBEMESH_PROFILE"] = str(profile)
     done = subprocess.run(

@@ -269,10 +269,9 @@ async def test_short_lived_identities(tmp_path: Path) -> None:
         assert await asyncio.to_thread(mesh.end) == 0
 
 
-def test_the_demo_holds() -> None:
+def test_the_demo_holds(tmp_path: Path) -> None:
     """Every proof of the demo holds, and it leaves nothing behind."""
-    before = set(Path("/tmp").glob("cubemesh-*"))
-    done = cubemesh("demo", "--json", timeout=110)
+    done = cubemesh("demo", "--json", timeout=110, TMPDIR=str(tmp_path))
     said = json.loads(done.out)
     assert (done.status, said["ok"]) == (0, True), said
     assert set(said) == {"ok", "hops", "first_output_ms", "refusals", "rotation"}
@@ -288,7 +287,7 @@ def test_the_demo_holds() -> None:
     }
     assert min(said["rotation"]["generations"].values()) >= 3
     assert said["rotation"]["stream_outlived"] >= 2
-    assert set(Path("/tmp").glob("cubemesh-demo-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def _first(events: object, count: int) -> list[object]:
