@@ -200,6 +200,7 @@ async def test_running_calls_end_well_at_the_end(tmp_path: Path) -> None:
         await until_closed(net.listen)
         net.sandbox.go.set()
         assert [answer async for answer in call] == [b"one", b"two"]
+        del call  # gRPC keeps a connection as long as anybody holds a call of it
         assert await net.process.wait() == 0
         assert "Traceback" not in net.log.read_text()
 

@@ -9,6 +9,8 @@ from serving import Health
 from tests.fakes import FakeClock, running, until
 from tests.forge import Forge
 from tests.router.mesh import mesh
+from tests.router.process import ROUTER
+from tests.tlsloader.transport import RotatingSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,12 +33,12 @@ async def test_not_ready_without_a_valid_identity() -> None:
     """Expired, nobody can be sure of us; renewed, we are back."""
     health, clock = Health(), FakeClock()
     health.start()
-    source = Forge(now=clock.now()).source("spiffe://cluster.local/ns/a/sa/router")
+    source = RotatingSource(Forge(now=clock.now()).material(ROUTER))
     async with running(follow_identity(health, source, clock)):
         await clock.advance(1)
         assert health.ready
         await clock.advance(7200)
         await until(lambda: not health.ready)
-        clock.jump(-7200)
+        source.publish(Forge(now=clock.now()).material(ROUTER))
         await clock.advance(1)
         await until(lambda: health.ready)
