@@ -166,9 +166,11 @@ class Admission:
                 self._locator.require_manager()
                 await self._locator.look_up(session.session_id)
         except (SessionExpiredError, SessionNotFoundError) as error:
-            ended_by = error.metadata.get("ended_by")
-            metadata = {"ended_by": ended_by} if ended_by else {}
-            return SessionExpiredError("the session has ended", **metadata)
+            told = {
+                k: v for k, v in error.metadata.items() if not k.startswith("owner")
+            }
+            told["session_id"] = session.session_id
+            return SessionExpiredError("the session has ended", **told)
         except (RouterError, TimeoutError):
             pass
         return SandboxUnreachableError("the connection to the sandbox was lost")

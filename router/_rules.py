@@ -36,10 +36,11 @@ def fits(ask: Ask, namespace: str, template: str) -> None:
     Raises:
         SessionMismatchError: the call names another namespace or template.
     """
+    lives = {"namespace": namespace, "template": template}
     if ask.namespace and ask.namespace != namespace:
-        raise SessionMismatchError("the session lives in another namespace")
+        raise SessionMismatchError("the session lives in another namespace", **lives)
     if ask.template and ask.template != template:
-        raise SessionMismatchError("the session has another template")
+        raise SessionMismatchError("the session has another template", **lives)
 
 
 def for_caller(error: RouterError, caller: Caller) -> RouterError:

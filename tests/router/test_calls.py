@@ -116,7 +116,7 @@ async def test_an_ending_session_is_dropped_at_once(tmp_path: Path) -> None:
         net.manager.end(session)
         code, reason, metadata = await ended
         assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_EXPIRED")
-        assert metadata == {"ended_by": "ttl"}
+        assert metadata == {"ended_by": "ttl", "session_id": session.session_id}
         await net.way.closed.wait()
         assert len(net.house.channels) == 0
         await until(lambda: net.house.load.open == 0)

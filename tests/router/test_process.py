@@ -125,7 +125,10 @@ async def test_no_flag_lets_a_sandbox_in(tmp_path: Path) -> None:
         net.door(SANDBOX, foreign=net.sandboxes) as door,
     ):
         call = send(door, "/cubemesh.v1.Sessions/ListTemplates")
-        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert (await error_of(call))[:2] == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "DENIED",
+        )
         assert await call.details() == "denied"
         assert (await net.logged("call refused"))["reason"] == "sandbox"
 
