@@ -59,7 +59,7 @@ class Upstream:
     @property
     def news(self) -> bool:
         """Whether the WorkloadManager should hear of this sandbox."""
-        return self.open > 0 or self.told != (self.used, 0)
+        return self.told != (self.used, 0)
 
     def call(self, method: Method) -> Any:
         """Return what starts a call of *method*; bytes in, bytes out."""

@@ -36,11 +36,13 @@ def fits(ask: Ask, namespace: str, template: str) -> None:
     Raises:
         SessionMismatchError: the call names another namespace or template.
     """
-    lives = {"namespace": namespace, "template": template}
     if ask.namespace and ask.namespace != namespace:
-        raise SessionMismatchError("the session lives in another namespace", **lives)
-    if ask.template and ask.template != template:
-        raise SessionMismatchError("the session has another template", **lives)
+        text = "the session lives in another namespace"
+    elif ask.template and ask.template != template:
+        text = "the session has another template"
+    else:
+        return
+    raise SessionMismatchError(text, namespace=namespace, template=template)
 
 
 def for_caller(error: RouterError, caller: Caller) -> RouterError:
