@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from cubemesh._state import State
 
@@ -23,7 +24,6 @@ _KEPT = (
     "LANG",
     "LC_ALL",
     "PATH",
-    "TMPDIR",
     "TZ",
     "XDG_RUNTIME_DIR",
 )
@@ -116,10 +116,16 @@ class Plan:
         ]
 
 
-def environment_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of *environ* the services may see: nothing they do not need."""
-    quiet = {"GRPC_VERBOSITY": "ERROR"}  # their logs are JSON; gRPC's lines are not
-    return quiet | {
+def environment_of(environ: Mapping[str, str], runtime: Path) -> dict[str, str]:
+    """Return what of *environ* the services may see: nothing they do not need.
+
+    Their private sockets lie in *runtime*, so that those of a killed one go with it.
+    """
+    ours = {
+        "GRPC_VERBOSITY": "ERROR",  # their logs are JSON; gRPC's lines are not
+        "TMPDIR": str(runtime),
+    }
+    return ours | {
         name: value
         for name, value in environ.items()
         if name in _KEPT or name.startswith(_TWINS)

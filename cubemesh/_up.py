@@ -117,7 +117,7 @@ class _House:
                 name,
                 lambda: plan.command(name, self._listen),
                 state.log(name),
-                environment_of(environ),
+                environment_of(environ, state.runtime),
             )
 
         self._services = {name: service(name) for name in SERVICES}

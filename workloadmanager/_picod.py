@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -112,8 +111,11 @@ class Place:
 
     @property
     def open_folder(self) -> Path:
-        """Where it works, if nothing isolates it; otherwise there is none."""
-        return Path(tempfile.gettempdir()) / f"cm-{self.sandbox_id}"
+        """Where it works, if nothing isolates it; otherwise there is none.
+
+        Its user must be able to pass all folders above, so it is not in TMPDIR.
+        """
+        return Path("/tmp", f"cm-{self.sandbox_id}")  # noqa: S108
 
     @property
     def address(self) -> str:

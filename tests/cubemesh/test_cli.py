@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,6 @@ from cubemesh._options import Assignment, Duration
 from cubemesh._plan import environment_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cubemesh.conftest import Mesh
 
 pytestmark = pytest.mark.slow
@@ -125,14 +124,16 @@ def test_services_see_little_of_our_environment() -> None:
     """Secrets of the caller's shell do not reach the mesh; its own settings do."""
     ours = {
         "PATH": "/bin",
+        "TMPDIR": "/of/the/user",
         "AWS_SECRET_ACCESS_KEY": "x",
         "PYTHONPATH": "/evil",
         "http_proxy": "http://evil",
         "CUBEMESH_PROFILE": "x",
         "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
     }
-    assert environment_of(ours) == {
+    assert environment_of(ours, Path("/run/mesh")) == {
         "PATH": "/bin",
         "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
         "GRPC_VERBOSITY": "ERROR",
+        "TMPDIR": "/run/mesh",
     }
