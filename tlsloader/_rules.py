@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -105,6 +106,7 @@ def check_signer(
 
     Source: X509-SVID standard, sections 3.2, 4.1 and 4.3.
     """
+    _check_signature_form(signer)
     extensions = _extensions(signer)
     basic = _extension(extensions, x509.BasicConstraints)
     if basic is None or not basic.value.ca:
@@ -149,6 +151,19 @@ def verified_chain(
     except VerificationError as error:
         text = f"it does not chain to its trust bundle ({error})"
         raise RuleBrokenError("untrusted_chain", text) from error
+
+
+def _check_signature_form(certificate: x509.Certificate) -> None:
+    """Refuse a signature that says it ends within a byte.
+
+    The library does not look at that count, which is outside what is signed: one
+    certificate would have several forms. Source: RFC 5280, section 4.1.1.3.
+    """
+    if not certificate.public_bytes(Encoding.DER).endswith(
+        b"\0" + certificate.signature
+    ):
+        text = "its signature is not a whole number of bytes"
+        raise RuleBrokenError("malformed_certificate", text)
 
 
 def _check_leaf_use(extensions: x509.Extensions) -> None:

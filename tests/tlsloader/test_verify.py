@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,6 +206,15 @@ def test_a_spoiled_certificate_is_refused(data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(der) - 1))
     der[position] ^= data.draw(st.integers(1, 255))
     refusal((bytes(der),))
+
+
+def test_the_form_of_the_signature_is_judged() -> None:
+    """What no signature covers cannot be changed unnoticed either."""
+    leaves = (FORGE.svid(ROUTER).ders[0] for _ in range(1000))
+    whole = next(leaf for leaf in leaves if not leaf[-1] & 1)
+    signature = x509.load_der_x509_certificate(whole).signature
+    changed = whole[: -len(signature) - 1] + b"\x01" + signature
+    assert refusal((changed,)).reason == "malformed_certificate"
 
 
 def test_tells_the_claim_of_a_refused_peer() -> None:
