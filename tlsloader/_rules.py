@@ -77,6 +77,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
 
     Source: X509-SVID standard, sections 4.1, 4.3 and 4.4; RFC 5280, section 4.2.1.6.
     """
+    _check_signature_form(leaf)
     extensions = _extensions(leaf)
     names = _extension(extensions, x509.SubjectAlternativeName)
     if names and not names.critical and not leaf.subject.rdns:
