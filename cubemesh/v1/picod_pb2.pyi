@@ -149,7 +149,9 @@ class Started(_message.Message):
     process_id: _builtins.str
     """Names the process in this sandbox; opaque."""
     pid: _builtins.int
-    """The process number inside the sandbox."""
+    """The process number inside the sandbox; 0: code of the sandbox killed it before that
+    was known.
+    """
     def __init__(
         self,
         *,

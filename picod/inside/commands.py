@@ -178,8 +178,11 @@ class Command(Call):
 
     def _tell(self) -> None:
         if not self._begun and not self._cancelled:
-            self.fail(*_explain(*self._failure))
-            return
+            if self._failure[0]:
+                self.fail(*_explain(*self._failure))
+                return
+            # Code of the sandbox killed the keeper before it could tell the number
+            self.send(wire.STARTED, pack({b"pid": 0}))
         status = kernel.SIGKILL if self._status is None else self._status
         ended = self._ended or time.monotonic()
         self.done(
@@ -195,8 +198,6 @@ class Command(Call):
 def _explain(stage: int, code: int) -> tuple[bytes, str]:
     """Tell reason and detail of a command that did not start."""
     detail = os.strerror(code).lower()
-    if not stage:
-        return b"PROCESS_LIMIT", "other code of the sandbox prevented it"
     if code in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return b"PROCESS_LIMIT", detail
     if stage == keeper.FOLDER:
