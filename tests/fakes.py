@@ -18,12 +18,13 @@ class FakeClock:
 
     def __init__(self, now: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         self._start = self._now = now
+        self._wrong = timedelta()
         self._sleepers: list[tuple[datetime, int, asyncio.Event]] = []
         self._numbers = itertools.count()
         self._arrived = asyncio.Condition()
 
     def now(self) -> datetime:
-        return self._now
+        return self._now + self._wrong
 
     def monotonic(self) -> float:
         return (self._now - self._start).total_seconds()
@@ -52,6 +53,10 @@ class FakeClock:
     def jump(self, seconds: float) -> None:
         """Move the time without waking anybody before the next `advance`."""
         self._now += timedelta(seconds=seconds)
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall time only: sleepers and `monotonic` do not notice."""
+        self._wrong += timedelta(seconds=seconds)
 
 
 @asynccontextmanager
