@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "SettingsError", "parse_duration"]
 
-_SHORTEST = timedelta(seconds=2)
+_SHORTEST, _LONGEST = timedelta(seconds=2), timedelta(days=365)
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,253}")
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
+_DURATION = re.compile(
+    r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?", re.ASCII
+)
 
 
 class SettingsError(Exception):
@@ -75,7 +77,12 @@ def parse_duration(text: str) -> timedelta:
     if not text or match is None:
         raise ValueError(f"{text!r} is no duration")
     hours, minutes, seconds, millis = (float(part or 0) for part in match.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=millis)
+    try:
+        return timedelta(
+            hours=hours, minutes=minutes, seconds=seconds, milliseconds=millis
+        )
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than time itself") from None
 
 
 def _missing(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -107,6 +114,9 @@ def _ttl_faults(text: str) -> Iterator[tuple[str, str]]:
     if ttl < _SHORTEST:
         hint = "certificates know whole seconds; give 2s or more"
         yield f"--svid-ttl: {text} is too short", hint
+    if ttl > _LONGEST:
+        hint = "the authority itself lives a year; give 24h or less"
+        yield f"--svid-ttl: {text} is too long", hint
 
 
 def _state_faults(state: Path) -> Iterator[tuple[str, str]]:
