@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython.cygrpc import InternalError
 
 from cubemesh._errors import BY_CODE, BY_REASON, MeshError
 
@@ -110,7 +110,7 @@ async def put(call: Any, message: bytes) -> bool:
     await call._metadata_sent.wait()  # noqa: SLF001 - pinned by a test
     try:
         await call._cython_call.send_serialized_message(message)  # noqa: SLF001
-    except (cygrpc.InternalError, asyncio.InvalidStateError):
+    except (InternalError, asyncio.InvalidStateError):
         return False
     return not call.done()
 

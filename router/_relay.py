@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython.cygrpc import InternalError, UsageError
 from grpc.aio import EOF
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["GONE", "Upload", "carry_down", "first_of", "hang_up", "last_of", "put"]
 
 # What a write to, or an abort of, a call raises once the call is over.
-GONE = cygrpc.InternalError
+GONE = InternalError
 
 _log = logging.getLogger("router")
 
@@ -111,6 +111,6 @@ async def hang_up(context: Any) -> NoReturn:
     Raises:
         CancelledError: the call was over already.
     """
-    with suppress(GONE, cygrpc.UsageError):
+    with suppress(GONE, UsageError):
         await context.abort(grpc.StatusCode.CANCELLED, "cancelled")
     raise asyncio.CancelledError

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from grpc._cython import cygrpc
+from grpc._cython.cygrpc import InternalError
 
 from router._errors import NotYoursError
 from router._forward import Limits, Method
@@ -51,7 +51,7 @@ async def outcome(call: Any, path: str, *sent: bytes) -> tuple[object, ...]:
     if method.client_streaming:
         for raw in sent:
             await put(call, raw)
-        with suppress(asyncio.InvalidStateError, cygrpc.InternalError):
+        with suppress(asyncio.InvalidStateError, InternalError):
             await call.done_writing()
     with suppress(grpc.aio.AioRpcError):
         if method.server_streaming:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython.cygrpc import InternalError
 from grpc.aio import EOF
 
 from cubemesh.v1 import picod_pb2
@@ -86,7 +86,7 @@ class Upstream(grpc.GenericRpcHandler):
         for answer in self.script.answers:
             try:
                 await context.write(answer)
-            except cygrpc.InternalError:  # the caller left
+            except InternalError:  # the caller left
                 return
             self.written += 1
 
