@@ -32,8 +32,9 @@ from serving import (
     start_metrics,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, Dialer, FileSource
+from tlsloader import Acceptor, Allowlist, Dialer
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
+from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import grpc
 
     from router._ways import Way
+    from tlsloader import Source
 
     Job = Coroutine[Any, Any, Any]
 
@@ -52,7 +54,9 @@ async def main(settings: Settings) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
-        source = await FileSource.load(settings.paths, settings.trust_bundles)
+        source = await load_source(
+            settings.paths, settings.spiffe_endpoint_socket, settings.trust_bundles
+        )
         way, jobs = await _way(settings, source)
         manager = await _manager(settings, source, stack)
         load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)
@@ -62,7 +66,7 @@ async def main(settings: Settings) -> None:
 
 async def _serve(
     settings: Settings,
-    source: FileSource,
+    source: Source,
     house: House,
     jobs: list[Job],
     stop: asyncio.Event,
@@ -96,7 +100,7 @@ async def _serve(
         )
 
 
-async def _way(settings: Settings, source: FileSource) -> tuple[Way, list[Job]]:
+async def _way(settings: Settings, source: Source) -> tuple[Way, list[Job]]:
     """Return the way to the sandboxes, and the jobs that keep it open."""
     if settings.picod_auth_mode == "mtls":
         return ByCertificate(source, SYSTEM), []
@@ -117,7 +121,7 @@ async def _way(settings: Settings, source: FileSource) -> tuple[Way, list[Job]]:
 
 
 async def _manager(
-    settings: Settings, source: FileSource, stack: AsyncExitStack
+    settings: Settings, source: Source, stack: AsyncExitStack
 ) -> grpc.aio.Channel:
     """Return the channel to the WorkloadManager; closed with *stack*."""
     target = settings.workloadmanager

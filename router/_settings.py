@@ -11,13 +11,16 @@ from serving import (
     ADDRESS,
     COUNT,
     DURATION,
+    IDENTITY_FILES,
     LISTEN,
     LOG_LEVEL,
     MATCHER,
     PATH,
     SPIFFE_ID,
     TRUST_BUNDLE,
+    WORKLOAD_API,
     flag,
+    identity_faults,
 )
 from tlsloader import Allowlist, Paths
 
@@ -64,9 +67,22 @@ class Settings:
         default=True,
         help="mutual TLS to the WorkloadManager; off on one machine only",
     )
-    cert_file: Path = flag("--mtls-cert-file", PATH, help="our certificate chain, PEM")
-    key_file: Path = flag("--mtls-key-file", PATH, help="our private key, PEM")
-    ca_file: Path = flag("--mtls-ca-file", PATH, help="our own trust domain's roots")
+    cert_file: Path | None = flag(
+        "--mtls-cert-file", PATH, default=None, help="our certificate chain, PEM"
+    )
+    key_file: Path | None = flag(
+        "--mtls-key-file", PATH, default=None, help="our private key, PEM"
+    )
+    ca_file: Path | None = flag(
+        "--mtls-ca-file", PATH, default=None, help="our own trust domain's roots"
+    )
+    spiffe_endpoint_socket: str | None = flag(
+        "--spiffe-endpoint-socket",
+        WORKLOAD_API,
+        default=None,
+        also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
+        help="instead of files: the SPIFFE agent that gives us our identity",
+    )
     trust_bundles: Mapping[str, Path] = flag(
         "--trust-bundle",
         TRUST_BUNDLE,
@@ -126,8 +142,10 @@ class Settings:
     log_level: str = flag("--log-level", LOG_LEVEL, default="info", help="")
 
     @property
-    def paths(self) -> Paths:
-        """The files of our identity."""
+    def paths(self) -> Paths | None:
+        """The files of our identity, unless an agent gives it."""
+        if self.key_file is None or self.cert_file is None or self.ca_file is None:
+            return None
         return Paths(key=self.key_file, chain=self.cert_file, bundle=self.ca_file)
 
     def clients(self, trust_domain: str) -> Allowlist:
@@ -139,6 +157,14 @@ class Settings:
     def faults(self) -> Iterable[Fault]:
         """Yield what does not fit together."""
         jwt = self.picod_auth_mode == "jwt"
+        files = dict(
+            zip(
+                IDENTITY_FILES,
+                (self.cert_file, self.key_file, self.ca_file),
+                strict=True,
+            )
+        )
+        yield from identity_faults(files, self.spiffe_endpoint_socket)
         if self.enable_mtls and self.workloadmanager_id is None:
             yield "--workloadmanager-id is not set", "or switch --no-enable-mtls on"
         if not self.enable_mtls and not jwt:

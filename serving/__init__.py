@@ -70,9 +70,11 @@ from serving._flags import (
     SPIFFE_ID,
     TRUST_BUNDLE,
     TRUST_DOMAIN,
+    WORKLOAD_API,
     FlagType,
 )
 from serving._health import HEALTH_METHODS, Health
+from serving._identity import IDENTITY_FILES, identity_faults
 from serving._logs import bound, configure_logging
 from serving._metrics import Calls, Metrics
 from serving._run import announce, run
@@ -92,6 +94,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "HEALTH_METHODS",
+    "IDENTITY_FILES",
     "ID_RANGE",
     "INTERNAL",
     "LISTEN",
@@ -104,6 +107,7 @@ __all__ = [
     "TRUST_BUNDLE",
     "TRUST_DOMAIN",
     "UNAUTHENTICATED",
+    "WORKLOAD_API",
     "Calls",
     "Door",
     "FatalError",
@@ -122,6 +126,7 @@ __all__ = [
     "configure_logging",
     "denied",
     "flag",
+    "identity_faults",
     "new_server",
     "parse",
     "read",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tlsloader import SpiffeID, parse_matcher, parse_trust_domain
+from tlsloader import SpiffeID, parse_endpoint, parse_matcher, parse_trust_domain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ __all__ = [
     "SPIFFE_ID",
     "TRUST_BUNDLE",
     "TRUST_DOMAIN",
+    "WORKLOAD_API",
     "FlagType",
 ]
 
@@ -153,6 +154,11 @@ def _trust_domain(text: str) -> str:
     return parse_trust_domain(text)
 
 
+def _workload_api(text: str) -> str:
+    parse_endpoint(text)
+    return text
+
+
 def _trust_bundle(text: str) -> tuple[str, Path]:
     domain, separator, file = text.partition("=")
     if not separator:
@@ -188,5 +194,7 @@ TRUST_DOMAIN = FlagType("trust-domain", _trust_domain)
 """→ its name as text."""
 TRUST_BUNDLE = FlagType("trust-domain=file", _trust_bundle)
 """→ (trust domain, `Path`); meant for ``flag(mapping=True)``."""
+WORKLOAD_API = FlagType("unix:///path", _workload_api)
+"""The socket of a SPIFFE agent → the text itself."""
 LOG_LEVEL = click.Choice(["debug", "info", "warning", "error"])
 """→ the word itself."""

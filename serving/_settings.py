@@ -50,7 +50,8 @@ def flag(
     *multiple* gives a tuple; *mapping* gives a dict of the pairs its kind makes
     and refuses the same key twice. The environment twin is
     ``CUBEMESH_<SERVICE>_<NAME>``; several values there stand apart by commas.
-    A flag wins over its twin.
+    A flag wins over its twin. With ``also=(variable, flags)`` a variable that is
+    known beyond CubeMesh comes after both, unless one of *flags* is set.
     """
     return dataclasses.field(
         metadata={
@@ -126,13 +127,14 @@ class _Option(click.Option):
     field: str
     key: str
     mapping: bool
+    also: tuple[str, tuple[str, ...]]
     found: _Found
 
     @classmethod
     def of(cls, field: dataclasses.Field[Any], prefix: str, found: _Found) -> _Option:
         told = dict(field.metadata[_KEY])
         decls, kind = told.pop("decls"), told.pop("kind")
-        mapping = told.pop("mapping")
+        mapping, also = told.pop("mapping"), told.pop("also", ("", ()))
         name = decls.partition("/")[0].removeprefix("--")
         if told["multiple"]:
             told.setdefault("default", ())
@@ -146,12 +148,16 @@ class _Option(click.Option):
             **told,
         )
         option.field, option.mapping, option.found = field.name, mapping, found
+        option.also = also
         option.key = option.name or field.name
         return option
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        del ctx
-        return self.found.environ.get(str(self.envvar)) or None
+        if own := self.found.environ.get(str(self.envvar)):
+            return own
+        name, unless = self.also
+        told = (ctx.params.get(each.strip("-").replace("-", "_")) for each in unless)
+        return None if any(told) else self.found.environ.get(name) or None
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         try:
@@ -164,7 +170,10 @@ class _Option(click.Option):
         except click.BadParameter as error:
             source = ctx.get_parameter_source(self.key)
             from_environ = source is click.core.ParameterSource.ENVIRONMENT
-            name = self.envvar if from_environ else self.opts[0]
+            variable = self.envvar
+            if from_environ and not self.found.environ.get(str(self.envvar)):
+                variable = self.also[0]
+            name = variable if from_environ else self.opts[0]
             hint = self.help.splitlines()[0] if self.help else ""
             self.found.faults.append((f"{name}: {error.message.rstrip('.')}", hint))
         return None

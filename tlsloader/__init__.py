@@ -2,6 +2,7 @@
 
 from tlsloader._acceptor import Acceptor, UnixAcceptor
 from tlsloader._dialer import Dialer
+from tlsloader._endpoint import parse_endpoint
 from tlsloader._errors import (
     DialFailedError,
     FrameError,
@@ -41,6 +42,7 @@ __all__ = [
     "TLSLoaderError",
     "TrustBundle",
     "UnixAcceptor",
+    "parse_endpoint",
     "parse_matcher",
     "parse_trust_domain",
     "recheck",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Paths", "Snapshot", "Text"]
+__all__ = ["Paths", "Snapshot", "Text", "read_foreign"]
 
 _MAX_BYTES = 1 << 20  # a bundle of a hundred roots has about 100 KiB
 
@@ -57,13 +57,12 @@ class Snapshot:
         Raises:
             MaterialError: a file is missing, unreadable or no ordinary file.
         """
-        read = _required if complete else _read
-        texts = {domain: read(path) for domain, path in foreign.items()}
+        others = read_foreign(foreign, complete=complete)
         return cls(
             _required(paths.key),
             _required(paths.chain),
             _required(paths.bundle),
-            {domain: text for domain, text in texts.items() if text},
+            others,
         )
 
     @property
@@ -78,6 +77,15 @@ class Snapshot:
             whole.update(f"{text.name}\0{len(text.data)}\0".encode())
             whole.update(text.data)
         return whole.digest()
+
+
+def read_foreign(
+    files: Mapping[str, Path], *, complete: bool = False
+) -> dict[str, Text]:
+    """Read the bundles of other trust domains; as `Snapshot.read` does."""
+    read = _required if complete else _read
+    texts = {domain: read(path) for domain, path in files.items()}
+    return {domain: text for domain, text in texts.items() if text}
 
 
 def _required(path: Path) -> Text:

@@ -1,6 +1,6 @@
 """gRPC on top of proven connections: options, channels and the gate.
 
-The only gRPC import of this room.
+Besides `tlsloader.workload` the only gRPC import of this room.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from workloadmanager._figures import Figures
 from workloadmanager._identities import Identities
 from workloadmanager._local import LocalEngine
 from workloadmanager._picod import Plan
+from workloadmanager._roots import Roots
 from workloadmanager._servicer import WorkloadManagerServicer
 from workloadmanager._sessions import Sessions
 from workloadmanager._settings import Settings
@@ -66,7 +67,7 @@ async def main(settings: Settings) -> None:
         except StateError as error:
             raise FatalError(str(error), error.hint) from error
         stack.push_async_callback(store.close)
-        door = await entrance(settings)
+        door = await _entrance(settings, state)
         identities = await _identities(settings, state)
         engine = await stack.enter_async_context(
             aclosing(_engine(settings, state, identities, door.own_id))
@@ -131,6 +132,20 @@ def _state(settings: Settings) -> StateFolder:
         raise FatalError(f"cannot use the runtime folder: {error}", hint) from error
 
 
+async def _entrance(settings: Settings, state: StateFolder) -> Entrance:
+    """Return the door; sandboxes find its roots in a file, wherever ours are from."""
+    door = await entrance(settings)
+    if door.source is None or settings.mtls_ca_file is not None:
+        return door
+    own = door.source.current().identity
+    if own.trust_domain != settings.trust_domain:
+        text = f"our identity {own} is not of --trust-domain {settings.trust_domain}"
+        raise FatalError(text, f"say --trust-domain {own.trust_domain}")
+    roots = Roots(door.source, state.bundle(settings.trust_domain))
+    await roots.publish()
+    return door._replace(jobs=(*door.jobs, roots.follow()))
+
+
 async def _identities(settings: Settings, state: StateFolder) -> Identities:
     authority = await asyncio.to_thread(
         Authority.load_or_create,
@@ -153,6 +168,8 @@ def _engine(
     bundles = dict(settings.trust_bundles)
     if settings.mtls_ca_file is not None:
         bundles[settings.trust_domain] = settings.mtls_ca_file.absolute()
+    elif own_id:
+        bundles[settings.trust_domain] = state.bundle(settings.trust_domain)
     plan = Plan(
         runtime=settings.runtime.absolute(),
         logs=state.logs,

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auth import Policy
 from serving import HEALTH_METHODS, denied
-from tlsloader import Acceptor, Allowlist, FileSource, UnixAcceptor
+from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
+from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     import grpc
 
-    from tlsloader import SpiffeID
+    from tlsloader import Source, SpiffeID
     from workloadmanager._settings import Settings
 
 __all__ = ["Entrance", "entrance", "only"]
@@ -28,7 +29,12 @@ class Entrance(NamedTuple):
     acceptor: Acceptor | UnixAcceptor | None
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     jobs: Sequence[Coroutine[Any, Any, Any]]
-    own_id: str = ""
+    source: Source | None = None
+
+    @property
+    def own_id(self) -> str:
+        """Our own identity, or nothing without mTLS."""
+        return "" if self.source is None else str(self.source.current().identity)
 
 
 async def entrance(settings: Settings) -> Entrance:
@@ -43,13 +49,14 @@ async def entrance(settings: Settings) -> Entrance:
         unix = UnixAcceptor(name="workloadmanager")
         return Entrance(unix, (Gate(_same_user(unix), refused=denied),), ())
     assert settings.router_id is not None  # noqa: S101  # `faults` made sure
-    source = await FileSource.load(settings.tls, settings.trust_bundles)
+    source = await load_source(
+        settings.tls, settings.spiffe_endpoint_socket, settings.trust_bundles
+    )
     acceptor = Acceptor(
         source, allow=Allowlist.parse(str(settings.router_id)), name="workloadmanager"
     )
     gate = Gate(only(settings.router_id, acceptor), refused=denied)
-    own_id = str(source.current().identity)
-    return Entrance(acceptor, (gate,), (source.follow(),), own_id)
+    return Entrance(acceptor, (gate,), (source.follow(),), source)
 
 
 def only(router_id: SpiffeID, acceptor: Acceptor) -> Any:

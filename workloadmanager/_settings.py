@@ -13,13 +13,16 @@ from serving import (
     COUNT,
     DURATION,
     ID_RANGE,
+    IDENTITY_FILES,
     LISTEN,
     LOG_LEVEL,
     PATH,
     SPIFFE_ID,
     TRUST_BUNDLE,
     TRUST_DOMAIN,
+    WORKLOAD_API,
     flag,
+    identity_faults,
 )
 from tlsloader import Paths
 from workloadmanager._ids import is_label
@@ -81,6 +84,13 @@ class Settings:
     mtls_ca_file: Path | None = flag(
         "--mtls-ca-file", PATH, default=None, help="The bundle of our own trust domain"
     )
+    spiffe_endpoint_socket: str | None = flag(
+        "--spiffe-endpoint-socket",
+        WORKLOAD_API,
+        default=None,
+        also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
+        help="Instead of files: the SPIFFE agent that gives us our identity",
+    )
     trust_bundles: Mapping[str, Path] = flag(
         "--trust-bundle",
         TRUST_BUNDLE,
@@ -131,11 +141,14 @@ class Settings:
     )
 
     @property
-    def tls(self) -> Paths:
-        """The files of our identity; `faults` made sure of them."""
-        assert self.mtls_key_file is not None  # noqa: S101
-        assert self.mtls_cert_file is not None  # noqa: S101
-        assert self.mtls_ca_file is not None  # noqa: S101
+    def tls(self) -> Paths | None:
+        """The files of our identity, unless an agent gives it."""
+        if (
+            self.mtls_key_file is None
+            or self.mtls_cert_file is None
+            or self.mtls_ca_file is None
+        ):
+            return None
         return Paths(self.mtls_key_file, self.mtls_cert_file, self.mtls_ca_file)
 
     @property
@@ -167,9 +180,12 @@ class Settings:
 
     def _identity_faults(self) -> Iterator[Fault]:
         if self.enable_mtls:
-            yield from self._missing(
-                "--mtls-cert-file", "--mtls-key-file", "--mtls-ca-file", "--router-id"
+            files = (self.mtls_cert_file, self.mtls_key_file, self.mtls_ca_file)
+            yield from identity_faults(
+                dict(zip(IDENTITY_FILES, files, strict=True)),
+                self.spiffe_endpoint_socket,
             )
+            yield from self._missing("--router-id")
         else:
             if self.picod_auth_mode != "jwt":
                 yield (

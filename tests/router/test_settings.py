@@ -15,19 +15,24 @@ NEEDED = {
     "--mtls-key-file": "k",
     "--mtls-ca-file": "b",
 }
+AGENT = "unix:///run/spire/agent.sock"
 JWT = ("--picod-auth-mode", "jwt")
 KEYS = ("--jwt-signing-key-file", "s", "--jwt-public-keys-file", "p")
 
 
-def told(*more: str, without: str = "") -> Settings:
-    pairs = [(name, value) for name, value in NEEDED.items() if name != without]
+def told(*more: str, without: str = "", **environ: str) -> Settings:
+    pairs = [
+        (name, value)
+        for name, value in NEEDED.items()
+        if not without or not name.startswith(without)
+    ]
     argv = [word for pair in pairs for word in pair]
-    return read(Settings, [*argv, *more], {}, "router")
+    return read(Settings, [*argv, *more], environ, "router")
 
 
-def faults(*more: str, without: str = "") -> list[str]:
+def faults(*more: str, without: str = "", **environ: str) -> list[str]:
     with pytest.raises(SettingsError) as caught:
-        told(*more, without=without)
+        told(*more, without=without, **environ)
     assert all(hint for _, hint in caught.value.faults)
     return [text for text, _ in caught.value.faults]
 
@@ -61,6 +66,55 @@ def test_named_clients_replace_the_default() -> None:
     clients = settings.clients("cluster.local")
     assert clients.admits(SpiffeID.parse("spiffe://cluster.local/team/a"))
     assert not clients.admits(SpiffeID.parse("spiffe://cluster.local/user/ada"))
+
+
+def test_an_agent_is_asked_instead_of_files() -> None:
+    """The Workload API needs its socket only, and finds it as all its clients do."""
+    for settings in (
+        told("--spiffe-endpoint-socket", AGENT, without="--mtls"),
+        told(without="--mtls", CUBEMESH_ROUTER_SPIFFE_ENDPOINT_SOCKET=AGENT),
+        told(without="--mtls", SPIFFE_ENDPOINT_SOCKET=AGENT),
+    ):
+        assert (settings.spiffe_endpoint_socket, settings.paths) == (AGENT, None)
+
+
+def test_files_win_over_the_common_variable() -> None:
+    """It may be set for other programs of the same host."""
+    assert told(SPIFFE_ENDPOINT_SOCKET=AGENT).spiffe_endpoint_socket is None
+    assert told(SPIFFE_ENDPOINT_SOCKET="tcp://127.0.0.1:1").paths is not None
+
+
+def test_two_sources_of_one_identity_are_refused() -> None:
+    """Nobody should have to guess which of the two is in use."""
+    found = faults("--spiffe-endpoint-socket", AGENT, without="--mtls-key")
+    assert found == [
+        f"{name} and --spiffe-endpoint-socket are both set"
+        for name in ("--mtls-cert-file", "--mtls-ca-file")
+    ]
+
+
+def test_an_identity_is_needed() -> None:
+    """Each file that is missing is told, and the other way."""
+    assert len(faults(without="--mtls")) == 3
+    (fault,) = faults(without="--mtls-key")
+    assert fault == "--mtls-key-file is not set"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://127.0.0.1:1",
+        "unix://host/x",
+        "unix:x",
+        "unix:///x?y",
+        "/x",
+        "unix:///%41",
+    ],
+)
+def test_an_agent_is_reached_by_its_unix_socket_only(text: str) -> None:
+    """Over anything else it could not tell who asks."""
+    (fault,) = faults(without="--mtls", SPIFFE_ENDPOINT_SOCKET=text)
+    assert fault.startswith(f"SPIFFE_ENDPOINT_SOCKET: {text!r} is not unix:///path")
 
 
 def test_nobody_is_administrator_by_default() -> None:

@@ -71,7 +71,7 @@ async def following(
     source = await FileSource.load(paths, foreign, clock=clock, wait=0)
     followed = Followed(source)
     source.subscribe(followed.seen.put_nowait)
-    handler, logger = _Kept(followed.records), logging.getLogger("tlsloader._source")
+    handler, logger = _Kept(followed.records), logging.getLogger("tlsloader")
     logger.addHandler(handler)
     try:
         async with running(source.follow(poll=poll, watch=watch)):

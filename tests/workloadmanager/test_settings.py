@@ -54,6 +54,15 @@ def test_all_missing_flags_are_told_at_once() -> None:
     assert text.count("is not set") == 3
 
 
+def test_an_agent_is_asked_instead_of_files() -> None:
+    """The Workload API needs no file, and is not mixed with one."""
+    agent = ("--spiffe-endpoint-socket", "unix:///run/agent.sock")
+    files = ["--mtls-cert-file", "--mtls-key-file", "--mtls-ca-file"]
+    assert told(*agent, without=files).tls is None
+    text = faults(*agent, without=files[:2])
+    assert text == "--mtls-ca-file and --spiffe-endpoint-socket are both set"
+
+
 def test_a_runtime_folder_too_long_for_sockets_is_refused() -> None:
     """Said at the start, not when the first sandbox cannot listen."""
     longest = "/" + "r" * 62
