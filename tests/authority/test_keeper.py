@@ -12,7 +12,6 @@ from tlsloader import Material, Paths, SpiffeID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
     from pathlib import Path
 
 ROUTER = SpiffeID.parse(
@@ -91,26 +90,17 @@ async def test_renews_after_the_clock_jumped_ahead(
         assert read() != before
 
 
-class WrongClock(FakeClock):
-    """A clock whose wall time somebody sets wrong while it runs."""
-
-    wrong_by = timedelta(0)
-
-    def now(self) -> datetime:
-        return super().now() + self.wrong_by
-
-
-async def test_renews_after_the_clock_went_back(tmp_path: Path) -> None:
+async def test_renews_after_the_clock_went_back(
+    authority: Authority, clock: FakeClock, tmp_path: Path
+) -> None:
     """An identity that is suddenly not valid yet is replaced within seconds."""
-    clock = WrongClock()
-    authority = Authority.create("cluster.local", now=clock.now())
     holder = Holder(ROUTER, tmp_path / "router")
     read = reader(holder.folder, authority, clock)
     job = keep(authority, [holder], life=timedelta(hours=1), clock=clock)
     async with running(job):
         await clock.advance(0)
         before = read()
-        clock.wrong_by = timedelta(seconds=-20)  # the authority's root is older
+        clock.set_wall(-20)  # the authority's root is older
         await clock.advance(15)
         await clock.advance(0)
         assert read() != before
