@@ -244,6 +244,19 @@ def test_refuses_an_intermediate_that_may_not_sign(
     assert fault(FORGE.svid(ROUTER, by=[near])).reason == reason
 
 
+def test_a_torn_end_spoils_what_is_whole_before_it() -> None:
+    """A bundle or a chain that breaks off after its first block is not taken."""
+    second = Forge("cluster.local", FORGE.now).bundle
+    assert fault(bundle=FORGE.bundle + second[:-40]).reason == "half_written"
+    assert fault(chain=SVID.chain + second[:40]).reason == "half_written"
+
+
+def test_refuses_a_chain_that_no_peer_would_read() -> None:
+    """More intermediates than peers accept are refused at home."""
+    near = FORGE.signer(FORGE.root, subject="near")
+    assert fault(FORGE.svid(ROUTER, by=[near] * 9)).reason == "chain_too_long"
+
+
 def test_refuses_a_merged_bundle() -> None:
     """Roots of two domains in one file would let one domain forge the other's."""
     foreign = Forge("other.test", FORGE.now)
