@@ -31,6 +31,10 @@ demo: venv ## run untrusted code through the whole mesh and show every proof
 test: venv ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: peers
+peers: ## build the real servers that tests talk to, once (needs Go)
+	@for script in tests/peers/build*.sh; do bash "$$script"; done
+
 .PHONY: check
 check: venv protos-check ## format, lint, types, import contracts, fresh protos
 	$(BIN)/ruff format --check .

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.spire.spire import Spire, need, running_spire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def spire() -> Iterator[Spire]:
+    """Run SPIRE where others than root can reach its sockets, by a short path."""
+    need("spire-server", "spire-agent")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start processes of several groups")
+    folder = Path(tempfile.mkdtemp(prefix="spire-"))
+    folder.chmod(0o755)
+    try:
+        with running_spire(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder)
