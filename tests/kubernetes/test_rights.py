@@ -43,6 +43,10 @@ def api_with_rights(api: Api) -> Api:
         (SERVER, "create tokenreviews.authentication.k8s.io", "yes"),
         (SERVER, "patch configmaps/spire-bundle -n spire-system", "yes"),
         (SERVER, "patch configmaps/spire-agent -n spire-system", "no"),
+        # The controller manager does not start without its watches
+        (SERVER, "watch pods -A", "yes"),
+        (SERVER, "watch endpoints -A", "yes"),
+        (SERVER, "watch clusterfederatedtrustdomains.spire.spiffe.io", "yes"),
         (SERVER, "patch clusterspiffeids.spire.spiffe.io --subresource=status", "yes"),
         # Who may write these says who is who
         (SERVER, "create clusterspiffeids.spire.spiffe.io", "no"),
