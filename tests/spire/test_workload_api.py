@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes import until
 from tests.forge import Forge
-from tlsloader import Material, SpiffeID
-from tlsloader.workload import WorkloadAPISource
+from tests.spire.followed import following
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.spire.spire import Spire
+    from tlsloader import Material
 
 pytestmark = [pytest.mark.spire, pytest.mark.slow]
 
 BASE = "spiffe://cluster.local/ns/agentcube-system/sa"
-
-
-@dataclass
-class Followed:
-    source: WorkloadAPISource
-    seen: asyncio.Queue[Material] = field(default_factory=asyncio.Queue)
-
-    async def next(
-        self, wanted: Callable[[Material], object] = lambda _: True, within: float = 30
-    ) -> Material:
-        """Return the next generation that is as *wanted*."""
-        async with asyncio.timeout(within):
-            while not wanted(material := await self.seen.get()):
-                pass
-            return material
-
-    async def refuses(self, reason: str, within: float = 5) -> None:
-        async with asyncio.timeout(within):
-            await until(lambda: self.source.refusals[reason])
-
-
-@asynccontextmanager
-async def following(spire: Spire, identity: str) -> AsyncIterator[Followed]:
-    source = await WorkloadAPISource.load(
-        spire.endpoint, spiffe_id=SpiffeID.parse(identity)
-    )
-    followed = Followed(source)
-    source.subscribe(followed.seen.put_nowait)
-    job = asyncio.create_task(source.follow())  # noqa: TID251 -- ended below
-    try:
-        yield followed
-    finally:
-        job.cancel()
-        await asyncio.wait([job])
 
 
 def roots(material: Material) -> int:
