@@ -356,7 +356,7 @@ def _leaf_faults(
     """Yield (title, reason, faults of the `Leaf`)."""
     server, client = BOTH
     yield "expired", "expired", {"age": 7200, "life": -1}
-    yield "not yet valid", "not_yet_valid", {"age": -60}
+    yield "not yet valid", "not_yet_valid", {"age": -86400, "life": 90000}
     yield "a CA as leaf", "ca_leaf", {"ca": True}
     signing = ("digital_signature", "key_cert_sign")
     yield "a leaf that may sign certificates", "cert_sign_leaf", {"usages": signing}
