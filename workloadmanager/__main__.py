@@ -139,6 +139,8 @@ async def _entrance(settings: Settings, state: StateFolder) -> Entrance:
         return door
     own = door.source.current().identity
     if own.trust_domain != settings.trust_domain:
+        for job in door.jobs:
+            job.close()
         text = f"our identity {own} is not of --trust-domain {settings.trust_domain}"
         raise FatalError(text, f"say --trust-domain {own.trust_domain}")
     roots = Roots(door.source, state.bundle(settings.trust_domain))
