@@ -55,7 +55,10 @@ async def main(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
         source = await load_source(
-            settings.paths, settings.spiffe_endpoint_socket, settings.trust_bundles
+            settings.paths,
+            settings.spiffe_endpoint_socket,
+            settings.trust_bundles,
+            settings.spiffe_id,
         )
         way, jobs = await _way(settings, source)
         manager = await _manager(settings, source, stack)

@@ -83,6 +83,12 @@ class Settings:
         also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
         help="instead of files: the SPIFFE agent that gives us our identity",
     )
+    spiffe_id: SpiffeID | None = flag(
+        "--spiffe-id",
+        SPIFFE_ID,
+        default=None,
+        help="whom to be, if the agent knows us by several identities",
+    )
     trust_bundles: Mapping[str, Path] = flag(
         "--trust-bundle",
         TRUST_BUNDLE,
@@ -164,7 +170,7 @@ class Settings:
                 strict=True,
             )
         )
-        yield from identity_faults(files, self.spiffe_endpoint_socket)
+        yield from identity_faults(files, self.spiffe_endpoint_socket, self.spiffe_id)
         if self.enable_mtls and self.workloadmanager_id is None:
             yield "--workloadmanager-id is not set", "or switch --no-enable-mtls on"
         if not self.enable_mtls and not jwt:

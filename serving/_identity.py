@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from serving._faults import Fault
+    from tlsloader import SpiffeID
 
 __all__ = ["IDENTITY_FILES", "identity_faults"]
 
@@ -19,9 +20,14 @@ _ENDPOINT = "--spiffe-endpoint-socket"
 
 
 def identity_faults(
-    files: Mapping[str, Path | None], endpoint: str | None
+    files: Mapping[str, Path | None], endpoint: str | None, spiffe_id: SpiffeID | None
 ) -> Iterator[Fault]:
     """Yield what is wrong about *files*, by flag, beside *endpoint*."""
+    if endpoint is None and spiffe_id is not None:
+        yield (
+            f"--spiffe-id goes with {_ENDPOINT} only",
+            "files hold one identity: leave it out",
+        )
     for name, file in files.items():
         if endpoint is not None and file is not None:
             yield (

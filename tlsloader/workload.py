@@ -264,7 +264,10 @@ def _longest(code: grpc.StatusCode) -> float:
 
 
 async def load_source(
-    files: Paths | None, endpoint: str | None, foreign: Mapping[str, Path]
+    files: Paths | None,
+    endpoint: str | None,
+    foreign: Mapping[str, Path],
+    spiffe_id: SpiffeID | None = None,
 ) -> FileSource | WorkloadAPISource:
     """Return the source that a service was told to have: *files*, or the agent's.
 
@@ -276,4 +279,4 @@ async def load_source(
         raise ValueError("an identity comes from files or from an agent")
     if files is not None:
         return await FileSource.load(files, foreign)
-    return await WorkloadAPISource.load(str(endpoint), foreign)
+    return await WorkloadAPISource.load(str(endpoint), foreign, spiffe_id=spiffe_id)

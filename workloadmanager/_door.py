@@ -50,7 +50,10 @@ async def entrance(settings: Settings) -> Entrance:
         return Entrance(unix, (Gate(_same_user(unix), refused=denied),), ())
     assert settings.router_id is not None  # noqa: S101  # `faults` made sure
     source = await load_source(
-        settings.tls, settings.spiffe_endpoint_socket, settings.trust_bundles
+        settings.tls,
+        settings.spiffe_endpoint_socket,
+        settings.trust_bundles,
+        settings.spiffe_id,
     )
     acceptor = Acceptor(
         source, allow=Allowlist.parse(str(settings.router_id)), name="workloadmanager"

@@ -91,6 +91,12 @@ class Settings:
         also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
         help="Instead of files: the SPIFFE agent that gives us our identity",
     )
+    spiffe_id: SpiffeID | None = flag(
+        "--spiffe-id",
+        SPIFFE_ID,
+        default=None,
+        help="Whom to be, if the agent knows us by several identities",
+    )
     trust_bundles: Mapping[str, Path] = flag(
         "--trust-bundle",
         TRUST_BUNDLE,
@@ -184,6 +190,7 @@ class Settings:
             yield from identity_faults(
                 dict(zip(IDENTITY_FILES, files, strict=True)),
                 self.spiffe_endpoint_socket,
+                self.spiffe_id,
             )
             yield from self._missing("--router-id")
         else:

@@ -93,6 +93,15 @@ def test_two_sources_of_one_identity_are_refused() -> None:
     ]
 
 
+def test_only_an_agent_is_told_whom_to_give() -> None:
+    """Files hold one identity; a wish about them would not be heard."""
+    wish = ("--spiffe-id", "spiffe://cluster.local/ns/a/sa/router")
+    agent = ("--spiffe-endpoint-socket", AGENT)
+    assert str(told(*agent, *wish, without="--mtls").spiffe_id) == wish[1]
+    (fault,) = faults(*wish)
+    assert fault == "--spiffe-id goes with --spiffe-endpoint-socket only"
+
+
 def test_an_identity_is_needed() -> None:
     """Each file that is missing is told, and the other way."""
     assert len(faults(without="--mtls")) == 3

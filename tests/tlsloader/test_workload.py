@@ -278,9 +278,7 @@ async def test_picks_the_identity_that_was_asked_for(
     """Several entries may match one process."""
     ids = OTHER, ROUTER
     await agent.say(*(offered(each, forge.svid(each), forge) for each in ids))
-    chosen = await WorkloadAPISource.load(
-        agent.endpoint, spiffe_id=SpiffeID.parse(ROUTER)
-    )
+    chosen = await load_source(None, agent.endpoint, {}, SpiffeID.parse(ROUTER))
     assert str(chosen.current().identity) == ROUTER
     stranger = SpiffeID.parse(f"{ROUTER}-2")
     with pytest.raises(MaterialError) as caught:
