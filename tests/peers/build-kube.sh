@@ -24,6 +24,7 @@ fail() { # fail ERROR HINT
 etcd() { # its path; installed if we may
   type -P etcd && return
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
+  apt-get update -qq >&2
   apt-get install -y -qq --no-install-recommends etcd-server >&2
   type -P etcd
 }
