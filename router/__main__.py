@@ -14,7 +14,7 @@ from router._admission import Load
 from router._callers import Callers
 from router._forward import Limits
 from router._house import House
-from router._readiness import follow_identity, follow_sessions
+from router._readiness import follow_sessions
 from router._settings import Settings
 from router._ways import ByCertificate, ByToken
 from serving import (
@@ -25,6 +25,7 @@ from serving import (
     announce,
     configure_logging,
     denied,
+    follow_identity,
     new_server,
     parse,
     run,
@@ -94,7 +95,7 @@ async def _serve(
                 *jobs,
                 *house.jobs(),
                 follow_sessions(health, house.watch),
-                follow_identity(health, source, SYSTEM),
+                follow_identity(health, source),
             ],
             stop=stop,
             health=health,

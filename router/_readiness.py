@@ -1,19 +1,15 @@
-"""Whether the Router wants calls: it has an identity and knows the sessions."""
+"""Whether the Router wants calls: it knows the sessions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from clock import Clock
     from router._watch import Watch
-    from tlsloader import Source
 
-__all__ = ["follow_identity", "follow_sessions"]
+__all__ = ["follow_sessions"]
 
 _UNHEARD = "no word of the WorkloadManager yet"
-_EXPIRED = "our identity has expired"
-_LOOK = 1.0
 
 
 class Health(Protocol):
@@ -34,13 +30,3 @@ async def follow_sessions(health: Health, watch: Watch) -> None:
     health.hold(_UNHEARD)
     await watch.begun.wait()
     health.release(_UNHEARD)
-
-
-async def follow_identity(health: Health, source: Source, clock: Clock) -> NoReturn:
-    """Be not ready while nobody can be proven who we are."""
-    while True:
-        if clock.now() < source.current().not_after:
-            health.release(_EXPIRED)
-        else:
-            health.hold(_EXPIRED)
-        await clock.sleep(_LOOK)

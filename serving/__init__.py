@@ -77,6 +77,7 @@ from serving._health import HEALTH_METHODS, Health
 from serving._identity import IDENTITY_FILES, identity_faults
 from serving._logs import bound, configure_logging
 from serving._metrics import Calls, Metrics
+from serving._readiness import follow_identity
 from serving._run import announce, run
 from serving._scrape import start_metrics
 from serving._serve import Door, Hosted, new_server, serve, stop_on_signals
@@ -126,6 +127,7 @@ __all__ = [
     "configure_logging",
     "denied",
     "flag",
+    "follow_identity",
     "identity_faults",
     "new_server",
     "parse",

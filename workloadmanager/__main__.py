@@ -22,6 +22,7 @@ from serving import (
     SettingsError,
     announce,
     configure_logging,
+    follow_identity,
     new_server,
     parse,
     run,
@@ -99,7 +100,12 @@ async def _serve(
     with start_metrics(settings.metrics_listen, metrics) as figures:
         await serve(
             Hosted(server, settings.listen, door.acceptor),
-            jobs=[*door.jobs, identities.renew(), _let_watchers_go(sessions, stop)],
+            jobs=[
+                *door.jobs,
+                *([follow_identity(health, door.source)] if door.source else ()),
+                identities.renew(),
+                _let_watchers_go(sessions, stop),
+            ],
             stop=stop,
             health=health,
             grace=_GRACE,
