@@ -5,7 +5,6 @@ from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
 from tlsloader._errors import (
     DialFailedError,
-    FrameError,
     InvalidMatcherError,
     InvalidSpiffeIDError,
     ListenError,
@@ -27,7 +26,6 @@ __all__ = [
     "Dialer",
     "FileSource",
     "FixedSource",
-    "FrameError",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
     "ListenError",

@@ -8,7 +8,6 @@
     * PeerRefusedError       the peer did not prove an identity this door admits
     * ListenError            the acceptor cannot listen where it was told to
     * DialFailedError        no proven connection to the expected server
-    * FrameError             the bytes are not well-formed HTTP/2 frames
 
 A ``reason`` is one stable snake_case word, fit for logs and metrics; the text
 is a sentence for people. Neither is ever told to a peer.
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DialFailedError",
-    "FrameError",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
     "ListenError",
@@ -119,14 +117,6 @@ class DialFailedError(TLSLoaderError):
         self.reason = reason
         self.expected = expected
         self.presented = presented
-
-
-class FrameError(TLSLoaderError, ValueError):
-    """The bytes are not well-formed HTTP/2 frames. Source: RFC 9113, section 4."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 def _shortened(text: str) -> str:
