@@ -31,7 +31,7 @@ from serving import (
     serve,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, FileSource, UnixAcceptor
+from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ async def _data_door(
             by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
         )
         return Hosted(new_server([gate], health=health), settings.listen), keys.follow()
-    source = await FileSource.load(settings.tls, settings.trust_bundles)
+    source = await settings.identity()
     _require_own_identity(source.current().identity, sandbox)
     acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
     gate = Gate(by_certificate(acceptor, settings.router), refused=denied)

@@ -20,11 +20,10 @@ from serving import (
     PATH,
     SIZE,
     SPIFFE_ID,
-    TRUST_BUNDLE,
     FlagType,
+    IdentityFlags,
     flag,
 )
-from tlsloader import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -64,7 +63,7 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(IdentityFlags):
     """Serve one sandbox: commands and files, all of them the work of its runner."""
 
     listen: str = flag(
@@ -97,24 +96,6 @@ class Settings:
         SPIFFE_ID,
         default=None,
         help="Who keeps the control door; over a Unix socket its user decides instead",
-    )
-    mtls_cert_file: Path | None = flag(
-        "--mtls-cert-file", PATH, default=None, help="mtls: the sandbox's X509-SVID"
-    )
-    mtls_key_file: Path | None = flag(
-        "--mtls-key-file", PATH, default=None, help="mtls: its private key"
-    )
-    mtls_ca_file: Path | None = flag(
-        "--mtls-ca-file",
-        PATH,
-        default=None,
-        help="mtls: the bundle of the sandbox's own trust domain",
-    )
-    trust_bundles: Mapping[str, Path] = flag(
-        "--trust-bundle",
-        TRUST_BUNDLE,
-        mapping=True,
-        help="mtls: the bundle of another trust domain (the Router's); repeatable",
     )
     jwt_public_keys_file: Path | None = flag(
         "--jwt-public-keys-file",
@@ -162,15 +143,6 @@ class Settings:
         return _told(self.router_id)
 
     @property
-    def tls(self) -> Paths:
-        """The files of the sandbox's identity in mtls mode."""
-        return Paths(
-            _told(self.mtls_key_file),
-            _told(self.mtls_cert_file),
-            _told(self.mtls_ca_file),
-        )
-
-    @property
     def keys(self) -> Path:
         """The Routers' public keys in jwt mode."""
         return _told(self.jwt_public_keys_file)
@@ -198,18 +170,12 @@ class Settings:
             )
 
     def _missing(self) -> Iterable[Fault]:
-        needed: dict[str, dict[str, object]] = {
-            "mtls": {
-                "--router-id": self.router_id,
-                "--mtls-cert-file": self.mtls_cert_file,
-                "--mtls-key-file": self.mtls_key_file,
-                "--mtls-ca-file": self.mtls_ca_file,
-            },
-            "jwt": {"--jwt-public-keys-file": self.jwt_public_keys_file},
-        }
-        for name, value in needed[self.picod_auth_mode].items():
-            if value is None:
-                yield (
-                    f"{name} is not set",
-                    f"--picod-auth-mode {self.picod_auth_mode} needs it",
-                )
+        mode = self.picod_auth_mode
+        name, value = {
+            "mtls": ("--router-id", self.router_id),
+            "jwt": ("--jwt-public-keys-file", self.jwt_public_keys_file),
+        }[mode]
+        if value is None:
+            yield f"{name} is not set", f"--picod-auth-mode {mode} needs it"
+        if mode == "mtls":
+            yield from self.identity_faults()

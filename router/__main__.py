@@ -35,7 +35,6 @@ from serving import (
 )
 from tlsloader import Acceptor, Allowlist, Dialer
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
-from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -55,12 +54,7 @@ async def main(settings: Settings) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
-        source = await load_source(
-            settings.paths,
-            settings.spiffe_endpoint_socket,
-            settings.trust_bundles,
-            settings.spiffe_id,
-        )
+        source = await settings.identity()
         way, jobs = await _way(settings, source)
         manager = await _manager(settings, source, stack)
         load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)

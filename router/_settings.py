@@ -11,21 +11,18 @@ from serving import (
     ADDRESS,
     COUNT,
     DURATION,
-    IDENTITY_FILES,
     LISTEN,
     LOG_LEVEL,
     MATCHER,
     PATH,
     SPIFFE_ID,
-    TRUST_BUNDLE,
-    WORKLOAD_API,
+    IdentityFlags,
     flag,
-    identity_faults,
 )
-from tlsloader import Allowlist, Paths
+from tlsloader import Allowlist
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from serving import Fault
@@ -38,7 +35,7 @@ _SHORTEST_ROTATION = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(IdentityFlags):
     """The front door of the mesh: proves callers and forwards to their sandboxes."""
 
     listen: str = flag(
@@ -66,34 +63,6 @@ class Settings:
         "--enable-mtls/--no-enable-mtls",
         default=True,
         help="mutual TLS to the WorkloadManager; off on one machine only",
-    )
-    cert_file: Path | None = flag(
-        "--mtls-cert-file", PATH, default=None, help="our certificate chain, PEM"
-    )
-    key_file: Path | None = flag(
-        "--mtls-key-file", PATH, default=None, help="our private key, PEM"
-    )
-    ca_file: Path | None = flag(
-        "--mtls-ca-file", PATH, default=None, help="our own trust domain's roots"
-    )
-    spiffe_endpoint_socket: str | None = flag(
-        "--spiffe-endpoint-socket",
-        WORKLOAD_API,
-        default=None,
-        also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
-        help="instead of files: the SPIFFE agent that gives us our identity",
-    )
-    spiffe_id: SpiffeID | None = flag(
-        "--spiffe-id",
-        SPIFFE_ID,
-        default=None,
-        help="whom to be, if the agent knows us by several identities",
-    )
-    trust_bundles: Mapping[str, Path] = flag(
-        "--trust-bundle",
-        TRUST_BUNDLE,
-        mapping=True,
-        help="the roots of another trust domain, e.g. the sandboxes'",
     )
     picod_auth_mode: Literal["mtls", "jwt"] = flag(
         "--picod-auth-mode",
@@ -147,13 +116,6 @@ class Settings:
     )
     log_level: str = flag("--log-level", LOG_LEVEL, default="info", help="")
 
-    @property
-    def paths(self) -> Paths | None:
-        """The files of our identity, unless an agent gives it."""
-        if self.key_file is None or self.cert_file is None or self.ca_file is None:
-            return None
-        return Paths(key=self.key_file, chain=self.cert_file, bundle=self.ca_file)
-
     def clients(self, trust_domain: str) -> Allowlist:
         """Return whom the front door lets in, given our own trust domain."""
         if self.client_ids:
@@ -163,14 +125,7 @@ class Settings:
     def faults(self) -> Iterable[Fault]:
         """Yield what does not fit together."""
         jwt = self.picod_auth_mode == "jwt"
-        files = dict(
-            zip(
-                IDENTITY_FILES,
-                (self.cert_file, self.key_file, self.ca_file),
-                strict=True,
-            )
-        )
-        yield from identity_faults(files, self.spiffe_endpoint_socket, self.spiffe_id)
+        yield from self.identity_faults()
         if self.enable_mtls and self.workloadmanager_id is None:
             yield "--workloadmanager-id is not set", "or switch --no-enable-mtls on"
         if not self.enable_mtls and not jwt:

@@ -4,7 +4,7 @@ The whole of a service's ``__main__``::
 
     async def main(settings: Settings) -> None:
         stop, health, metrics = asyncio.Event(), Health("cubemesh.v1.Router"), Metrics()
-        source = await FileSource.load(settings.tls)
+        source = await settings.identity()  # of `IdentityFlags`
         acceptor = Acceptor(source, allow=settings.clients)
         server = new_server(
             [metrics.calls, Gate(decide, refused=denied)], health=health
@@ -74,7 +74,7 @@ from serving._flags import (
     FlagType,
 )
 from serving._health import HEALTH_METHODS, Health
-from serving._identity import IDENTITY_FILES, identity_faults
+from serving._identity import IdentityFlags
 from serving._logs import bound, configure_logging
 from serving._metrics import Calls, Metrics
 from serving._readiness import follow_identity
@@ -95,7 +95,6 @@ __all__ = [
     "FILE",
     "FOLDER",
     "HEALTH_METHODS",
-    "IDENTITY_FILES",
     "ID_RANGE",
     "INTERNAL",
     "LISTEN",
@@ -116,6 +115,7 @@ __all__ = [
     "FlagType",
     "Health",
     "Hosted",
+    "IdentityFlags",
     "ListenError",
     "Metrics",
     "Refusal",
@@ -128,7 +128,6 @@ __all__ = [
     "denied",
     "flag",
     "follow_identity",
-    "identity_faults",
     "new_server",
     "parse",
     "read",

@@ -8,7 +8,6 @@ from auth import Policy
 from serving import HEALTH_METHODS, denied
 from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
-from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -49,12 +48,7 @@ async def entrance(settings: Settings) -> Entrance:
         unix = UnixAcceptor(name="workloadmanager")
         return Entrance(unix, (Gate(_same_user(unix), refused=denied),), ())
     assert settings.router_id is not None  # noqa: S101  # `faults` made sure
-    source = await load_source(
-        settings.tls,
-        settings.spiffe_endpoint_socket,
-        settings.trust_bundles,
-        settings.spiffe_id,
-    )
+    source = await settings.identity()
     acceptor = Acceptor(
         source, allow=Allowlist.parse(str(settings.router_id)), name="workloadmanager"
     )

@@ -13,24 +13,20 @@ from serving import (
     COUNT,
     DURATION,
     ID_RANGE,
-    IDENTITY_FILES,
     LISTEN,
     LOG_LEVEL,
     PATH,
     SPIFFE_ID,
-    TRUST_BUNDLE,
     TRUST_DOMAIN,
-    WORKLOAD_API,
+    IdentityFlags,
     flag,
-    identity_faults,
 )
-from tlsloader import Paths
 from workloadmanager._ids import is_label
 from workloadmanager._picod import LONGEST_RUNTIME
 from workloadmanager._templates import ISOLATION_LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from serving import Fault
     from tlsloader import SpiffeID
@@ -41,7 +37,7 @@ _LOOPBACK = ("127.0.0.1:", "[::1]:", "localhost:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(IdentityFlags):
     """Own all sessions and the sandboxes behind them."""
 
     listen: str = flag(
@@ -74,34 +70,6 @@ class Settings:
         "--enable-mtls/--no-enable-mtls",
         default=True,
         help="Both sides prove themselves; without, loopback and Unix sockets only",
-    )
-    mtls_cert_file: Path | None = flag(
-        "--mtls-cert-file", PATH, default=None, help="Our X509-SVID, leaf first"
-    )
-    mtls_key_file: Path | None = flag(
-        "--mtls-key-file", PATH, default=None, help="Its private key"
-    )
-    mtls_ca_file: Path | None = flag(
-        "--mtls-ca-file", PATH, default=None, help="The bundle of our own trust domain"
-    )
-    spiffe_endpoint_socket: str | None = flag(
-        "--spiffe-endpoint-socket",
-        WORKLOAD_API,
-        default=None,
-        also=("SPIFFE_ENDPOINT_SOCKET", IDENTITY_FILES),
-        help="Instead of files: the SPIFFE agent that gives us our identity",
-    )
-    spiffe_id: SpiffeID | None = flag(
-        "--spiffe-id",
-        SPIFFE_ID,
-        default=None,
-        help="Whom to be, if the agent knows us by several identities",
-    )
-    trust_bundles: Mapping[str, Path] = flag(
-        "--trust-bundle",
-        TRUST_BUNDLE,
-        mapping=True,
-        help="The bundle of another trust domain; repeatable",
     )
     router_id: SpiffeID | None = flag(
         "--router-id", SPIFFE_ID, default=None, help="The one SPIFFE ID that may call"
@@ -147,24 +115,13 @@ class Settings:
     )
 
     @property
-    def tls(self) -> Paths | None:
-        """The files of our identity, unless an agent gives it."""
-        if (
-            self.mtls_key_file is None
-            or self.mtls_cert_file is None
-            or self.mtls_ca_file is None
-        ):
-            return None
-        return Paths(self.mtls_key_file, self.mtls_cert_file, self.mtls_ca_file)
-
-    @property
     def sandbox_domain(self) -> str:
         """The sandboxes' trust domain."""
         return self.sandbox_trust_domain or f"sandbox.{self.trust_domain}"
 
     def faults(self) -> Iterator[Fault]:
         """Yield what is wrong between the flags."""
-        yield from self._identity_faults()
+        yield from self._mode_faults()
         runtime = len(os.fsencode(self.runtime.absolute()))
         if runtime > LONGEST_RUNTIME:
             yield (
@@ -184,14 +141,9 @@ class Settings:
                 "start as root, or leave the flag out",
             )
 
-    def _identity_faults(self) -> Iterator[Fault]:
+    def _mode_faults(self) -> Iterator[Fault]:
         if self.enable_mtls:
-            files = (self.mtls_cert_file, self.mtls_key_file, self.mtls_ca_file)
-            yield from identity_faults(
-                dict(zip(IDENTITY_FILES, files, strict=True)),
-                self.spiffe_endpoint_socket,
-                self.spiffe_id,
-            )
+            yield from self.identity_faults()
             yield from self._missing("--router-id")
         else:
             if self.picod_auth_mode != "jwt":

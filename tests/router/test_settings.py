@@ -75,13 +75,13 @@ def test_an_agent_is_asked_instead_of_files() -> None:
         told(without="--mtls", CUBEMESH_ROUTER_SPIFFE_ENDPOINT_SOCKET=AGENT),
         told(without="--mtls", SPIFFE_ENDPOINT_SOCKET=AGENT),
     ):
-        assert (settings.spiffe_endpoint_socket, settings.paths) == (AGENT, None)
+        assert (settings.spiffe_endpoint_socket, settings.tls) == (AGENT, None)
 
 
 def test_files_win_over_the_common_variable() -> None:
     """It may be set for other programs of the same host."""
     assert told(SPIFFE_ENDPOINT_SOCKET=AGENT).spiffe_endpoint_socket is None
-    assert told(SPIFFE_ENDPOINT_SOCKET="tcp://127.0.0.1:1").paths is not None
+    assert told(SPIFFE_ENDPOINT_SOCKET="tcp://127.0.0.1:1").tls is not None
 
 
 def test_two_sources_of_one_identity_are_refused() -> None:
