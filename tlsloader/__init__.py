@@ -13,6 +13,7 @@ from tlsloader._errors import (
     TLSLoaderError,
 )
 from tlsloader._files import Paths
+from tlsloader._handed import Handed, HandedSource
 from tlsloader._matchers import Allowlist, Matcher, parse_matcher
 from tlsloader._material import Material, TrustBundle
 from tlsloader._source import FileSource, FixedSource, Source
@@ -26,6 +27,8 @@ __all__ = [
     "Dialer",
     "FileSource",
     "FixedSource",
+    "Handed",
+    "HandedSource",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
     "ListenError",
