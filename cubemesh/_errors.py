@@ -177,6 +177,8 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "FILE_NOT_FOUND": SandboxFileNotFoundError,
         "FILE_PERMISSION": PermissionDeniedError,
         "FILE_TOO_LARGE": ExhaustedError,
+        "IDENTITY_NOT_HANDED": ConflictError,
+        "IDENTITY_REFUSED": InvalidRequestError,
         "INTERNAL": InternalError,
         "INVALID_COMMAND": InvalidRequestError,
         "INVALID_PATH": InvalidPathError,

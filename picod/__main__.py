@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from auth import KeysError, PublicKeys, Verifier
 from picod._callers import by_certificate, by_socket, by_token
-from picod._control import Isolation, SandboxControlServicer
+from picod._control import Entry, Isolation, SandboxControlServicer
 from picod._errors import IsolationError
+from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
 from picod._runner import Runner
 from picod._sandbox import Sandbox
@@ -56,7 +57,7 @@ async def _serve(settings: Settings, runner: Runner) -> None:
     """Assemble the doors in front of *runner* and serve them."""
     sandbox = Sandbox(settings.sandbox_id)
     health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
-    data, keep_fresh = await _data_door(settings, sandbox, health)
+    data, entry, keep_fresh = await _data_door(settings, sandbox, health)
     control = UnixAcceptor(name="control")
     PicoDServicer(sandbox, runner).add_to(data.server)
     jobs = (
@@ -71,7 +72,7 @@ async def _serve(settings: Settings, runner: Runner) -> None:
     with stop_on_signals(sandbox.ended):
         await serve(
             data,
-            _control_door(settings, sandbox, control, health),
+            _control_door(settings, sandbox, entry, control, health),
             jobs=jobs,
             stop=sandbox.ended,
             health=health,
@@ -109,20 +110,22 @@ async def _runner(settings: Settings, folder: Path | None) -> Runner:
 
 async def _data_door(
     settings: Settings, sandbox: Sandbox, health: Health
-) -> tuple[Hosted, Coroutine[Any, Any, Any]]:
-    """Return the Router's door, and the job that keeps fresh what it goes by."""
+) -> tuple[Hosted, Entry, Coroutine[Any, Any, Any]]:
+    """Return the Router's door, what it shows, and what keeps fresh what it goes by."""
     if settings.picod_auth_mode == "jwt":
         keys = await _public_keys(settings.keys)
         gate = Gate(
             by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
         )
-        return Hosted(new_server([gate], health=health), settings.listen), keys.follow()
-    source = await settings.identity()
+        hosted = Hosted(new_server([gate], health=health), settings.listen)
+        return hosted, Entry(), keys.follow()
+    handed = settings.identity_fd
+    source = await settings.identity() if handed is None else await begin_handed(handed)
     _require_own_identity(source.current().identity, sandbox)
     acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
     gate = Gate(by_certificate(acceptor, settings.router), refused=denied)
-    server = new_server([gate], health=health)
-    return Hosted(server, settings.listen, acceptor), source.follow()
+    hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
+    return hosted, Entry(source, acceptor.refusals), source.follow()
 
 
 async def _public_keys(path: Path) -> PublicKeys:
@@ -137,12 +140,16 @@ def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
     if not own.path.endswith(f"/sandbox/{sandbox.sandbox_id}"):
         raise FatalError(
             f"the identity {own} is not that of {sandbox.sandbox_id}",
-            "--mtls-cert-file and --sandbox-id belong to different sandboxes",
+            "identity and --sandbox-id belong to different sandboxes",
         )
 
 
 def _control_door(
-    settings: Settings, sandbox: Sandbox, acceptor: UnixAcceptor, health: Health
+    settings: Settings,
+    sandbox: Sandbox,
+    entry: Entry,
+    acceptor: UnixAcceptor,
+    health: Health,
 ) -> Hosted:
     server = new_server([Gate(by_socket(acceptor), refused=denied)], health=health)
     isolation = Isolation(
@@ -151,7 +158,7 @@ def _control_door(
         own_uid=settings.uid is not None,
         limits=settings.runner_limits,
     )
-    SandboxControlServicer(sandbox, isolation).add_to(server)
+    SandboxControlServicer(sandbox, isolation, entry).add_to(server)
     return Hosted(server, settings.control_listen, acceptor)
 
 

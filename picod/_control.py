@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from auth import InvalidPrincipalError, Principal
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
-from picod._errors import InvalidRequestError
-from picod._refusals import METHOD_NOT_SERVED, TABLE
+from picod._errors import (
+    IdentityNotHandedError,
+    IdentityRefusedError,
+    InvalidRequestError,
+)
+from picod._identity import handed_from_wire
+from picod._refusals import TABLE
 from picod._sandbox import Binding
-from serving import aborting, refuse
+from serving import aborting
+from tlsloader import HandedSource, MaterialError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import grpc
 
     from picod._sandbox import Sandbox
     from picod._types import Limits
+    from tlsloader import FileSource
+    from tlsloader.workload import WorkloadAPISource
 
-__all__ = ["Isolation", "SandboxControlServicer"]
+__all__ = ["Entry", "Isolation", "SandboxControlServicer"]
 
 # What is in bytes or seconds says so on the wire; the rest are counts.
 _LIMIT_NAMES = {
@@ -53,12 +63,34 @@ class Isolation:
         )
 
 
-class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
-    """Serves ``cubemesh.v1.SandboxControl`` for *sandbox*."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the data door shows, and whom it refused; nothing is proven in jwt mode."""
 
-    def __init__(self, sandbox: Sandbox, isolation: Isolation) -> None:
+    source: HandedSource | FileSource | WorkloadAPISource | None = None
+    refusals: Mapping[str, int] = field(default_factory=dict)
+
+    def identity(self) -> picod_pb2.IdentityStatus | None:
+        """Return the message that tells of the identity in use."""
+        if self.source is None:
+            return None
+        own = self.source.current()
+        status = picod_pb2.IdentityStatus(
+            spiffe_id=str(own.identity),
+            generation=own.generation,
+            refusals=self.source.refusals,
+        )
+        status.expires_at.FromDatetime(own.not_after)
+        return status
+
+
+class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
+    """Serves ``cubemesh.v1.SandboxControl`` for *sandbox*; *entry* is its data door."""
+
+    def __init__(self, sandbox: Sandbox, isolation: Isolation, entry: Entry) -> None:
         self._sandbox = sandbox
         self._isolation = isolation.message()
+        self._entry = entry
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Have *server* serve this."""
@@ -90,6 +122,8 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
             open_calls=sandbox.open_calls,
             last_fault=sandbox.last_fault,
             isolation=self._isolation,
+            identity=self._entry.identity(),
+            refusals=self._entry.refusals,
         )
         answer.last_activity.FromDatetime(sandbox.last_activity)
         if sandbox.last_fault:
@@ -107,12 +141,20 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
 
     async def Renew(  # noqa: N802
         self,
-        request: picod_pb2.RenewRequest,  # noqa: ARG002
+        request: picod_pb2.RenewRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> picod_pb2.RenewResponse:
-        """Answer UNIMPLEMENTED."""
-        await refuse(context, METHOD_NOT_SERVED, "Renew is not served yet")
-        raise AssertionError  # refuse does not return
+        """Put a new identity in the place of the one in use."""
+        async with aborting(context, TABLE):
+            self._sandbox.control_seen()
+            source = self._entry.source
+            if not isinstance(source, HandedSource):
+                raise IdentityNotHandedError
+            try:
+                own = await source.take(handed_from_wire(request.identity))
+            except MaterialError as error:
+                raise IdentityRefusedError(str(error), fault=error.reason) from error
+        return picod_pb2.RenewResponse(generation=own.generation)
 
 
 def _binding(request: picod_pb2.BindRequest) -> Binding:

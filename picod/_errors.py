@@ -3,6 +3,7 @@
     PicoDError
     ├── InvalidRequestError
     ├── NotBoundError, AlreadyBoundError, ShuttingDownError
+    ├── IdentityRefusedError, IdentityNotHandedError
     ├── CommandError
     │   ├── InvalidCommandError
     │   ├── CommandNotFoundError
@@ -43,6 +44,8 @@ __all__ = [
     "FilePermissionError",
     "FileTooLargeError",
     "FolderNotEmptyError",
+    "IdentityNotHandedError",
+    "IdentityRefusedError",
     "InvalidCommandError",
     "InvalidPathError",
     "InvalidRequestError",
@@ -99,6 +102,24 @@ class ShuttingDownError(PicoDError):
 
     reason = "SHUTTING_DOWN"
     text = "the sandbox is shutting down"
+
+
+class IdentityRefusedError(PicoDError):
+    """The identity that was handed over is not taken, for *fault*, one stable word."""
+
+    reason = "IDENTITY_REFUSED"
+    text = "the identity is not usable"
+
+    def __init__(self, text: str = "", *, fault: str = "") -> None:
+        super().__init__(text)
+        self.metadata = {"fault": fault}
+
+
+class IdentityNotHandedError(PicoDError):
+    """Our identity is from elsewhere, or we have none at all."""
+
+    reason = "IDENTITY_NOT_HANDED"
+    text = "this PicoD was not started with --identity-fd"
 
 
 class CommandError(PicoDError):

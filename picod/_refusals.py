@@ -19,6 +19,8 @@ _CODES: Final = {
     _errors.NotBoundError: StatusCode.FAILED_PRECONDITION,
     _errors.AlreadyBoundError: StatusCode.ALREADY_EXISTS,
     _errors.ShuttingDownError: StatusCode.UNAVAILABLE,
+    _errors.IdentityRefusedError: StatusCode.INVALID_ARGUMENT,
+    _errors.IdentityNotHandedError: StatusCode.FAILED_PRECONDITION,
     _errors.InvalidCommandError: StatusCode.INVALID_ARGUMENT,
     _errors.CommandNotFoundError: StatusCode.NOT_FOUND,
     _errors.CommandNotExecutableError: StatusCode.FAILED_PRECONDITION,

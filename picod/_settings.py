@@ -97,6 +97,13 @@ class Settings(IdentityFlags):
         default=None,
         help="Who keeps the control door; over a Unix socket its user decides instead",
     )
+    identity_fd: int | None = flag(
+        "--identity-fd",
+        COUNT,
+        default=None,
+        help="Instead of files or an agent: the descriptor through which one message "
+        "cubemesh.v1.Identity comes; Renew hands over the next ones",
+    )
     jwt_public_keys_file: Path | None = flag(
         "--jwt-public-keys-file",
         PATH,
@@ -177,5 +184,24 @@ class Settings(IdentityFlags):
         }[mode]
         if value is None:
             yield f"{name} is not set", f"--picod-auth-mode {mode} needs it"
-        if mode == "mtls":
+        if mode == "mtls" and self.identity_fd is None:
             yield from self.identity_faults()
+        elif mode == "mtls":
+            yield from self._second_sources()
+
+    def _second_sources(self) -> Iterator[Fault]:
+        """Yield what would be an identity beside the one that is handed over."""
+        others = {
+            "--mtls-cert-file": self.mtls_cert_file,
+            "--mtls-key-file": self.mtls_key_file,
+            "--mtls-ca-file": self.mtls_ca_file,
+            "--spiffe-endpoint-socket": self.spiffe_endpoint_socket,
+            "--spiffe-id": self.spiffe_id,
+            "--trust-bundle": self.trust_bundles or None,
+        }
+        for name, value in others.items():
+            if value is not None:
+                yield (
+                    f"{name} and --identity-fd are both set",
+                    "what comes through --identity-fd is whole: leave the other out",
+                )

@@ -879,7 +879,8 @@ class SandboxControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """UNSTABLE: answers UNIMPLEMENTED and may change until 0.1.0.
+        """Renew hands a new identity over, in place of the one in use. One that is no good,
+        or another sandbox's, is refused with IDENTITY_REFUSED and changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

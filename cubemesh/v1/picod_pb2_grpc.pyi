@@ -286,7 +286,9 @@ class SandboxControlStub:
     Shutdown: _grpc.UnaryUnaryMultiCallable[_picod_pb2.ShutdownRequest, _picod_pb2.ShutdownResponse]
     """Shutdown answers, then ends the sandbox with everything in it."""
     Renew: _grpc.UnaryUnaryMultiCallable[_picod_pb2.RenewRequest, _picod_pb2.RenewResponse]
-    """UNSTABLE: answers UNIMPLEMENTED and may change until 0.1.0."""
+    """Renew hands a new identity over, in place of the one in use. One that is no good,
+    or another sandbox's, is refused with IDENTITY_REFUSED and changes nothing.
+    """
 
 @_typing.type_check_only
 class SandboxControlAsyncStub(SandboxControlStub):
@@ -302,7 +304,9 @@ class SandboxControlAsyncStub(SandboxControlStub):
     Shutdown: _aio.UnaryUnaryMultiCallable[_picod_pb2.ShutdownRequest, _picod_pb2.ShutdownResponse]  # type: ignore[assignment]
     """Shutdown answers, then ends the sandbox with everything in it."""
     Renew: _aio.UnaryUnaryMultiCallable[_picod_pb2.RenewRequest, _picod_pb2.RenewResponse]  # type: ignore[assignment]
-    """UNSTABLE: answers UNIMPLEMENTED and may change until 0.1.0."""
+    """Renew hands a new identity over, in place of the one in use. One that is no good,
+    or another sandbox's, is refused with IDENTITY_REFUSED and changes nothing.
+    """
 
 class SandboxControlServicer(metaclass=_abc_1.ABCMeta):
     """SandboxControl is PicoD's second door, for the WorkloadManager only."""
@@ -339,6 +343,8 @@ class SandboxControlServicer(metaclass=_abc_1.ABCMeta):
         request: _picod_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_picod_pb2.RenewResponse, _abc.Awaitable[_picod_pb2.RenewResponse]]:
-        """UNSTABLE: answers UNIMPLEMENTED and may change until 0.1.0."""
+        """Renew hands a new identity over, in place of the one in use. One that is no good,
+        or another sandbox's, is refused with IDENTITY_REFUSED and changes nothing.
+        """
 
 def add_SandboxControlServicer_to_server(servicer: SandboxControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

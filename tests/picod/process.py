@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +25,9 @@ from tlsloader import Dialer, SpiffeID
 from tlsloader.grpc import channel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.forge import Svid
 
 SANDBOX = "sbx-" + "a" * 26
 SESSION = "ses-" + "b" * 26
@@ -44,7 +46,10 @@ def identity(sandbox_id: str = SANDBOX) -> str:
 
 
 class PicoD:
-    """One PicoD with its folder; *flags* are added to those of its mode."""
+    """One PicoD with its folder; *flags* are added to those of its mode.
+
+    Modes: ``mtls`` by files, ``handed`` (mtls, through a descriptor), ``jwt``.
+    """
 
     def __init__(self, mode: str = "mtls", *flags: str) -> None:
         self.mesh, self.sandboxes = (
@@ -58,7 +63,17 @@ class PicoD:
             self.folder / "control.sock",
         )
         self.log = self.folder / "log"
+        self.mode = mode
         self.flags = [*self._common(), *self._of_mode(mode), *flags]
+
+    def handed(self, svid: Svid) -> picod_pb2.Identity:
+        """Return what hands *svid* over, with the bundles of both domains."""
+        return picod_pb2.Identity(
+            key=svid.key,
+            chain=svid.chain,
+            bundle=self.sandboxes.bundle,
+            foreign_bundles={"cluster.local": self.mesh.bundle},
+        )
 
     def _common(self) -> list[str]:
         common = ["--listen", f"unix:{self.data}", "--sandbox-id", SANDBOX]
@@ -68,9 +83,11 @@ class PicoD:
         return common
 
     def _of_mode(self, mode: str) -> list[str]:
-        chosen = ["--picod-auth-mode", mode]
+        chosen = ["--picod-auth-mode", "jwt" if mode == "jwt" else "mtls"]
         if mode == "jwt":
             return [*chosen, "--jwt-public-keys-file", str(self.folder / "public.json")]
+        if mode == "handed":
+            return [*chosen, "--router-id", ROUTER]
         paths = self.sandboxes.write(self.folder / "own", identity())
         bundle = self.folder / "mesh.pem"
         bundle.write_bytes(self.mesh.bundle)
@@ -88,10 +105,12 @@ class PicoD:
         self._place.cleanup()
 
     def __enter__(self) -> Self:
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, self._descriptor() as handed:
+            flags = [f"--identity-fd={each}" for each in handed]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "picod", *self.flags],
+                [sys.executable, "-m", "picod", *self.flags, *flags],
                 cwd=_REPOSITORY,
+                pass_fds=handed,
                 env={"GRPC_VERBOSITY": "NONE"},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -102,6 +121,19 @@ class PicoD:
         self.ready = json.loads(line)
         self.inside = psutil.Process(self.process.pid).children(recursive=True)
         return self
+
+    @contextmanager
+    def _descriptor(self) -> Iterator[list[int]]:
+        """Yield the descriptor that hands over the first identity, if one does."""
+        if self.mode != "handed":
+            yield []
+            return
+        first = self.handed(self.sandboxes.svid(identity()))
+        descriptor = os.memfd_create("identity")
+        os.write(descriptor, first.SerializeToString())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield [descriptor]
+        os.close(descriptor)
 
     def __exit__(self, *_: object) -> None:
         try:

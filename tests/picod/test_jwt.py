@@ -134,6 +134,16 @@ async def test_a_token_does_not_replace_the_binding() -> None:
             assert (await denied(call))[0] == "FAILED_PRECONDITION"
 
 
+async def test_shows_no_identity(router_and_picod: tuple[Router, PicoD]) -> None:
+    """Nothing is proven in this mode, and nothing can be handed over."""
+    _, picod = router_and_picod
+    renewal = picod_pb2.RenewRequest()
+    async with picod.controlled() as control:
+        status = await control.Status(picod_pb2.StatusRequest())
+        assert not status.HasField("identity")
+        assert (await denied(control.Renew(renewal)))[0] == "FAILED_PRECONDITION"
+
+
 async def test_follows_the_published_keys() -> None:
     """A key that is withdrawn opens nothing any more, without a restart."""
     picod = PicoD("jwt")

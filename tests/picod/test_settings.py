@@ -83,3 +83,29 @@ def test_the_doors_are_two() -> None:
 def test_a_sandbox_id_has_one_form(name: str) -> None:
     """It becomes a path, an identity and an audience: nothing else may be in it."""
     assert faults(*BASE, *JWT, "--sandbox-id", name)
+
+
+MTLS = ["--router-id", "spiffe://cluster.local/ns/a/sa/agentcube-router"]
+
+
+def test_what_is_handed_over_is_all() -> None:
+    """With a descriptor nothing else of an identity is asked for."""
+    settings = read(Settings, [*BASE, *MTLS, "--identity-fd", "3"], {}, "picod")
+    assert (settings.identity_fd, settings.tls) == (3, None)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--mtls-cert-file=/c",
+        "--mtls-key-file=/k",
+        "--mtls-ca-file=/b",
+        "--spiffe-endpoint-socket=unix:///run/agent.sock",
+        "--spiffe-id=spiffe://a.test/b",
+        "--trust-bundle=cluster.local=/b",
+    ],
+)
+def test_there_is_one_source_of_an_identity(flag: str) -> None:
+    """Two of them would make it a matter of luck who PicoD is."""
+    (fault,) = faults(*BASE, *MTLS, "--identity-fd", "3", flag)
+    assert fault == f"{flag.partition('=')[0]} and --identity-fd are both set"
