@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from authority._errors import NotIssuableError
 from authority._store import load, save
+from authority._x509 import SigningKey, builder, issuer_of, usage, whole
 from tlsloader import parse_trust_domain
 
 if TYPE_CHECKING:
@@ -34,23 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Authority", "Issued"]
 
-_BACKDATED = timedelta(seconds=30)  # for verifiers whose clock is a little behind
 _CA_LIFE = timedelta(days=365)
 _PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-_NO_USAGE = dict.fromkeys(
-    (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    ),
-    False,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +54,27 @@ class Issued:
 
 
 class Authority:
-    """An ECDSA P-256 authority of one trust domain; it signs leaves only."""
+    """A key that signs leaves of one trust domain, and leaves only.
+
+    ``intermediates`` are shown with each leaf, the signing certificate first, and
+    lead to one of the ``roots``; there are none where the root itself signs.
+    """
 
     def __init__(
         self,
         trust_domain: str,
-        key: ec.EllipticCurvePrivateKey,
+        key: SigningKey,
         certificate: x509.Certificate,
+        *,
+        intermediates: Sequence[x509.Certificate] = (),
+        roots: Sequence[x509.Certificate] = (),
     ) -> None:
         self.trust_domain = trust_domain
         self.certificate = certificate
+        self.intermediates = tuple(intermediates)
+        self.roots = tuple(roots) or (certificate,)
         self._key = key
-        self._issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(
-            key.public_key()
-        )
+        self._issuer = issuer_of(certificate)
 
     @classmethod
     def create(
@@ -104,9 +97,9 @@ class Authority:
         )
         uri = x509.UniformResourceIdentifier(f"spiffe://{domain}")
         certificate = (
-            _builder(name, name, key.public_key(), now, _whole(now + life))
+            builder(name, name, key.public_key(), now, whole(now + life))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
+            .add_extension(usage("key_cert_sign", "crl_sign"), critical=True)
             .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
             .sign(key, hashes.SHA256())
         )
@@ -139,8 +132,14 @@ class Authority:
 
     @property
     def bundle(self) -> bytes:
-        """The root as PEM, for all who verify by it."""
-        return self.certificate.public_bytes(Encoding.PEM)
+        """The roots as PEM, for all who verify by them."""
+        return _pem(self.roots)
+
+    @property
+    def not_after(self) -> datetime:
+        """When the first of the certificates that leaves stand on ends, in UTC."""
+        chain = (self.certificate, *self.intermediates)
+        return min(each.not_valid_after_utc for each in chain)
 
     def issue(
         self,
@@ -166,20 +165,18 @@ class Authority:
         """
         self._check(identity, now)
         key = ec.generate_private_key(ec.SECP256R1())
-        end = min(_whole(now + life), self.certificate.not_valid_after_utc)
+        end = min(whole(now + life), self.not_after)
         names: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(str(identity)),
             *map(x509.DNSName, dns_names),
             *(x509.IPAddress(ip_address(each)) for each in ip_addresses),
         ]
         leaf = (
-            _builder(
-                x509.Name([]), self.certificate.subject, key.public_key(), now, end
-            )
+            builder(x509.Name([]), self.certificate.subject, key.public_key(), now, end)
             .add_extension(
                 x509.BasicConstraints(ca=False, path_length=None), critical=True
             )
-            .add_extension(_usage("digital_signature"), critical=True)
+            .add_extension(usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)
             .add_extension(self._issuer, critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
@@ -188,7 +185,7 @@ class Authority:
         return Issued(
             identity=identity,
             key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            chain=leaf.public_bytes(Encoding.PEM),
+            chain=_pem((leaf, *self.intermediates)),
             not_after=leaf.not_valid_after_utc,
             leaf_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
         )
@@ -198,36 +195,11 @@ class Authority:
             text = f"{identity} is no workload of the trust domain {self.trust_domain}"
             hint = f"ask for spiffe://{self.trust_domain}/…"
             raise NotIssuableError("not_ours", text, hint=hint)
-        if now >= self.certificate.not_valid_after_utc:
-            end = self.certificate.not_valid_after_utc
+        if now >= (end := self.not_after):
             text = f"the authority of {self.trust_domain} expired at {end:%FT%TZ}"
-            hint = "remove its folder; the next start makes a new one"
+            hint = "give a new one: move its folder away, or replace its files"
             raise NotIssuableError("authority_expired", text, hint=hint)
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    start: datetime,
-    end: datetime,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start - _BACKDATED)
-        .not_valid_after(end)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _whole(end: datetime) -> datetime:
-    """Round up: certificates know no fractions, and 2 s must not become 1 s."""
-    return (end + timedelta(seconds=1, microseconds=-1)).replace(microsecond=0)
-
-
-def _usage(*allowed: str) -> x509.KeyUsage:
-    return x509.KeyUsage(**{**_NO_USAGE, **dict.fromkeys(allowed, True)})
+def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from authority._x509 import SigningKey
+
 __all__ = ["load", "save"]
 
 _KEY = "ca.key"
@@ -60,7 +62,7 @@ def load(
     return key, root
 
 
-def save(folder: Path, key: ec.EllipticCurvePrivateKey, root: x509.Certificate) -> None:
+def save(folder: Path, key: SigningKey, root: x509.Certificate) -> None:
     """Keep *key* and *root* in *folder*."""
     private_folder(folder)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -149,13 +149,15 @@ class Forge:
         usages: tuple[str, ...] | None = ("key_cert_sign", "crl_sign"),
         uris: tuple[str, ...] = (),
         extra: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+        path_length: int | None = None,
+        key: _Key | None = None,
     ) -> Signer:
         """Return a CA, signed *by* another or by itself."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         mine = name(f"{self.trust_domain} CA" if subject is None else subject)
         issuer = by.certificate.subject if by else mine
         builder = self._builder(mine, issuer, key, age, life).add_extension(
-            x509.BasicConstraints(ca=ca, path_length=None), critical=True
+            x509.BasicConstraints(ca=ca, path_length=path_length), critical=True
         )
         if usages is not None:
             builder = builder.add_extension(usage(*usages), critical=True)
