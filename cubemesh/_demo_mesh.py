@@ -33,7 +33,7 @@ class DemoMesh:
     runtime: Path
 
     def sandbox_folder(self, sandbox_id: str) -> Path:
-        """Return where the sockets and the identity of a sandbox are."""
+        """Return where the sockets of a sandbox are."""
         return self.runtime / sandbox_id
 
     def records(self, service: str) -> Iterator[Record]:

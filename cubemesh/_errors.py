@@ -179,6 +179,7 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "FILE_TOO_LARGE": ExhaustedError,
         "IDENTITY_NOT_HANDED": ConflictError,
         "IDENTITY_REFUSED": InvalidRequestError,
+        "IDENTITY_UNAVAILABLE": UnavailableError,
         "INTERNAL": InternalError,
         "INVALID_COMMAND": InvalidRequestError,
         "INVALID_PATH": InvalidPathError,

@@ -7,12 +7,9 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack, aclosing
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from authority import Authority
-from clock import SYSTEM
 from cubemesh.v1 import workloadmanager_pb2_grpc
 from serving import (
     FatalError,
@@ -36,7 +33,7 @@ from workloadmanager._figures import Figures
 from workloadmanager._identities import Identities
 from workloadmanager._local import LocalEngine
 from workloadmanager._picod import Plan
-from workloadmanager._roots import Roots
+from workloadmanager._published import Published
 from workloadmanager._servicer import WorkloadManagerServicer
 from workloadmanager._sessions import Sessions
 from workloadmanager._settings import Settings
@@ -46,6 +43,9 @@ from workloadmanager._templatefile import load_templates
 from workloadmanager._uids import Uids, default_range
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from authority import Issuer
     from workloadmanager._templates import Templates
 
 _GRACE = 10.0
@@ -68,8 +68,12 @@ async def main(settings: Settings) -> None:
         except StateError as error:
             raise FatalError(str(error), error.hint) from error
         stack.push_async_callback(store.close)
-        door = await _entrance(settings, state)
-        identities = await _identities(settings, state)
+        door = await _entrance(settings)
+        issuer = await _issuer(settings, state)
+        published = Published(issuer, state.bundle(settings.sandbox_domain))
+        await published.write()
+        door = door._replace(jobs=(*door.jobs, published.follow()))
+        identities = _identities(settings, issuer, door)
         engine = await stack.enter_async_context(
             aclosing(_engine(settings, state, identities, door.own_id))
         )
@@ -93,7 +97,7 @@ async def _serve(
     stop: asyncio.Event,
 ) -> None:
     health, metrics = Health("cubemesh.v1.WorkloadManager"), Metrics()
-    metrics.registry.register(Figures(sessions))
+    metrics.registry.register(Figures(sessions, identities))
     server = new_server([metrics.calls, *door.interceptors], health=health)
     servicer = WorkloadManagerServicer(sessions, isolation=settings.isolation)
     workloadmanager_pb2_grpc.add_WorkloadManagerServicer_to_server(servicer, server)
@@ -103,7 +107,7 @@ async def _serve(
             jobs=[
                 *door.jobs,
                 *([follow_identity(health, door.source)] if door.source else ()),
-                identities.renew(),
+                identities.run(),
                 _let_watchers_go(sessions, stop),
             ],
             stop=stop,
@@ -138,10 +142,10 @@ def _state(settings: Settings) -> StateFolder:
         raise FatalError(f"cannot use the runtime folder: {error}", hint) from error
 
 
-async def _entrance(settings: Settings, state: StateFolder) -> Entrance:
-    """Return the door; sandboxes find its roots in a file, wherever ours are from."""
+async def _entrance(settings: Settings) -> Entrance:
+    """Return the door; our own identity must not be one that we could make."""
     door = await entrance(settings)
-    if door.source is None or settings.mtls_ca_file is not None:
+    if door.source is None:
         return door
     own = door.source.current().identity
     if own.trust_domain != settings.trust_domain:
@@ -149,35 +153,37 @@ async def _entrance(settings: Settings, state: StateFolder) -> Entrance:
             job.close()
         text = f"our identity {own} is not of --trust-domain {settings.trust_domain}"
         raise FatalError(text, f"say --trust-domain {own.trust_domain}")
-    roots = Roots(door.source, state.bundle(settings.trust_domain))
-    await roots.publish()
-    return door._replace(jobs=(*door.jobs, roots.follow()))
+    return door
 
 
-async def _identities(settings: Settings, state: StateFolder) -> Identities:
-    authority = await asyncio.to_thread(
-        Authority.load_or_create,
-        state.authority,
+async def _issuer(settings: Settings, state: StateFolder) -> Issuer:
+    return await settings.issuer(
         settings.sandbox_domain,
-        now=SYSTEM.now(),
+        settings.namespace,
+        own=state.authority,
+        bundle=state.bundle(settings.sandbox_domain),
     )
-    identities = Identities(
-        authority,
-        namespace=settings.namespace,
-        life=timedelta(seconds=settings.svid_ttl),
-    )
-    await identities.publish(state.bundle(settings.sandbox_domain))
+
+
+def _identities(settings: Settings, issuer: Issuer, door: Entrance) -> Identities:
+    """Return the sandboxes' identities, which follow the Router's roots."""
+    source, router = door.source, settings.router_id
+
+    def foreign() -> Mapping[str, bytes]:
+        if source is None or router is None:
+            return {}
+        found = source.current().bundles.get(router.trust_domain)
+        return {} if found is None else {router.trust_domain: found.pem}
+
+    identities = Identities(issuer, namespace=settings.namespace, foreign=foreign)
+    if source is not None:
+        source.subscribe(lambda _: identities.refresh())
     return identities
 
 
 def _engine(
     settings: Settings, state: StateFolder, identities: Identities, own_id: str
 ) -> LocalEngine:
-    bundles = dict(settings.trust_bundles)
-    if settings.mtls_ca_file is not None:
-        bundles[settings.trust_domain] = settings.mtls_ca_file.absolute()
-    elif own_id:
-        bundles[settings.trust_domain] = state.bundle(settings.trust_domain)
     plan = Plan(
         runtime=settings.runtime.absolute(),
         logs=state.logs,
@@ -185,9 +191,8 @@ def _engine(
         auth_mode=settings.picod_auth_mode,
         router_id=str(settings.router_id or ""),
         own_id=own_id,
-        sandbox_bundle=state.bundle(settings.sandbox_domain),
-        trust_bundles=bundles,
         public_keys=settings.jwt_public_keys_file,
+        python=str(settings.picod_python),
         log_level=settings.log_level,
     )
     uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))

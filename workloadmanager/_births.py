@@ -248,7 +248,7 @@ class Births:
         expires_at, latest_expiry, idle_timeout = terms(wish, template, now)
         return Session(
             session_id=_ids.session_id(),
-            sandbox_id=_ids.sandbox_id(),
+            sandbox_id=self.engine.reserve(),
             namespace=wish.namespace,
             template=template.name,
             owner=wish.owner,

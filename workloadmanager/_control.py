@@ -9,18 +9,22 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Self
 
 import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc, principal_pb2
 from workloadmanager._engine import Activity
+from workloadmanager._errors import RenewalError
 from workloadmanager._values import Isolation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from workloadmanager._engine import Order
+    from workloadmanager._identities import Handover
 
-__all__ = ["Control", "Report", "peer_pid"]
+__all__ = ["Control", "Report", "identity_to_wire", "peer_pid"]
 
 _OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
@@ -84,6 +88,19 @@ class Control:
         request = picod_pb2.StatusRequest()
         return Report.of(await self._stub.Status(request, timeout=patience))
 
+    async def renew(self, given: Handover) -> None:
+        """Hand the sandbox its next identity.
+
+        Raises:
+            RenewalError: it did not take it, or is not there.
+        """
+        request = picod_pb2.RenewRequest(identity=identity_to_wire(given))
+        try:
+            await self._stub.Renew(request, timeout=_PATIENCE)
+        except grpc.aio.AioRpcError as error:
+            text = f"{error.code().name}: {error.details()}"
+            raise RenewalError(_fault(error), text) from error
+
     async def unwell(self) -> Report:
         """Return what the sandbox says once it is not well any more."""
         request = health_pb2.HealthCheckRequest(service=_SERVICE)
@@ -104,6 +121,25 @@ class Control:
     async def aclose(self) -> None:
         """Let go of the connection."""
         await self._channel.close()
+
+
+def identity_to_wire(given: Handover) -> picod_pb2.Identity:
+    """Return the message that hands *given* over."""
+    return picod_pb2.Identity(
+        key=given.issued.key,
+        chain=given.issued.chain,
+        bundle=given.bundle,
+        foreign_bundles=given.foreign,
+    )
+
+
+def _fault(error: grpc.aio.AioRpcError) -> str:
+    """Return what was wrong with the identity, or else with the call."""
+    status, info = rpc_status.from_call(error), ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return str(info.metadata.get("fault") or info.reason.lower())
+    return str(error.code().name.lower())
 
 
 def peer_pid(path: Path) -> int:

@@ -52,6 +52,12 @@ class Engine(Protocol):
     it holds no secret.
     """
 
+    def reserve(self) -> str:
+        """Return the id of the next sandbox, never given before: the soonest made.
+
+        Whoever got it calls `make`, or `destroy` to give it up.
+        """
+
     async def make(
         self, order: Order, recorded: Callable[[str], Awaitable[None]]
     ) -> Sandbox:
@@ -60,7 +66,7 @@ class Engine(Protocol):
         Whoever gets an exception, also a cancellation, calls `destroy`.
 
         Raises:
-            SandboxStartError: it did not come to life.
+            SandboxStartError: it did not come to life, or nobody says who it is.
             PoolExhaustedError: there is no room for it.
         """
 

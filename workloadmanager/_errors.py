@@ -10,6 +10,8 @@ WorkloadManagerError
 ├── RequestMismatchError       a request id used again for something else
 ├── PoolExhaustedError         no more sandboxes now
 ├── SandboxStartError          a sandbox could not be made
+│   └── NoIdentityError        for want of an identity
+├── RenewalError               a sandbox did not take its next identity
 └── ClosingError               the service is going down
 """
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ClosingError",
     "InvalidRequestError",
+    "NoIdentityError",
     "PoolExhaustedError",
+    "RenewalError",
     "RequestMismatchError",
     "SandboxStartError",
     "SessionExpiredError",
@@ -123,6 +127,22 @@ class SandboxStartError(WorkloadManagerError):
     def __init__(self, detail: str) -> None:
         super().__init__("the sandbox did not start")
         self.detail = detail
+
+
+class NoIdentityError(SandboxStartError):
+    """Nobody gives a new sandbox its identity now; *detail* is for our log only."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.args = ("no identity can be had for a new sandbox now",)
+
+
+class RenewalError(WorkloadManagerError):
+    """A sandbox did not take its next identity; *reason* is one stable word."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class ClosingError(WorkloadManagerError):

@@ -7,21 +7,27 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from clock import SYSTEM
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client import Metric
 
+    from clock import Clock
+    from workloadmanager._identities import Identities
     from workloadmanager._sessions import Sessions
 
 __all__ = ["Figures"]
 
 
 class Figures(Collector):
-    """How many sessions there are, and how those that ended did."""
+    """How many sessions there are, how those that ended did, how identities are."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(
+        self, sessions: Sessions, identities: Identities, clock: Clock = SYSTEM
+    ) -> None:
+        self._sessions, self._identities, self._clock = sessions, identities, clock
 
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; called by the thread that answers scrapes."""
@@ -34,4 +40,24 @@ class Figures(Collector):
             ended.add_metric((cause,), number)
         watchers = GaugeMetricFamily("cubemesh_watchers", "Routers that watch.")
         watchers.add_metric((), self._sessions.feed.watchers)
-        return now, ended, watchers
+        return now, ended, watchers, *self._of_identities()
+
+    def _of_identities(self) -> Iterable[Metric]:
+        renewed = CounterMetricFamily(
+            "cubemesh_sandbox_identities_renewed", "Identities renewed in sandboxes."
+        )
+        renewed.add_metric((), self._identities.renewals)
+        failed = CounterMetricFamily(
+            "cubemesh_sandbox_renewals_failed",
+            "Renewals that failed, and are tried again, by reason.",
+            labels=("reason",),
+        )
+        for reason, number in list(self._identities.failures.items()):
+            failed.add_metric((reason,), number)
+        left = GaugeMetricFamily(
+            "cubemesh_sandbox_identity_seconds_left",
+            "Until the first identity of a live sandbox ends.",
+        )
+        if (end := self._identities.first_end) is not None:
+            left.add_metric((), (end - self._clock.now()).total_seconds())
+        return renewed, failed, left

@@ -7,10 +7,19 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
+from tlsloader import SpiffeID
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["is_label", "is_sandbox_id", "is_session_id", "sandbox_id", "session_id"]
+__all__ = [
+    "identity_of",
+    "is_label",
+    "is_sandbox_id",
+    "is_session_id",
+    "sandbox_id",
+    "session_id",
+]
 
 _BITS = "[a-z2-7]{25}[aeimquy4]"  # the last of 26 characters carries 3 bits
 _SESSION = re.compile(rf"ses-{_BITS}")
@@ -26,6 +35,11 @@ def session_id(randomness: Callable[[int], bytes] = secrets.token_bytes) -> str:
 def sandbox_id(randomness: Callable[[int], bytes] = secrets.token_bytes) -> str:
     """Return a new sandbox id: part of a SPIFFE path, a folder's name, an audience."""
     return f"sbx-{_base32(randomness(16))}"
+
+
+def identity_of(trust_domain: str, namespace: str, sandbox_id: str) -> SpiffeID:
+    """Return the one SPIFFE ID that a sandbox ever has."""
+    return SpiffeID(trust_domain, f"/ns/{namespace}/sandbox/{sandbox_id}")
 
 
 def is_session_id(text: str) -> bool:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from authority import AuthorityError
+from tlsloader import SpiffeID
+from workloadmanager import _ids
 from workloadmanager._control import Control, peer_pid
 from workloadmanager._engine import Sandbox
-from workloadmanager._errors import SandboxStartError
-from workloadmanager._ids import is_sandbox_id
+from workloadmanager._errors import NoIdentityError, SandboxStartError
+from workloadmanager._launch import launch
 from workloadmanager._picod import Place, Plan, mark_words
-from workloadmanager._process import Mark, Process, end_all, first_line, kin, start
+from workloadmanager._process import Mark, Process, end_all, first_line, kin
 from workloadmanager._remove import remove_tree
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workloadmanager._engine import Activity, Order
-    from workloadmanager._identities import Identities
+    from workloadmanager._identities import Handover, Identities
     from workloadmanager._uids import Uids
     from workloadmanager._values import Session
 
@@ -61,6 +64,10 @@ class LocalEngine:
         """Call *died* (sandbox id, reason) when one ends by itself."""
         self._died = died
 
+    def reserve(self) -> str:
+        """Name the next sandbox; with an identity by whoever gives it that."""
+        return self._identities.reserve() if self._proven else _ids.sandbox_id()
+
     async def make(
         self, order: Order, recorded: Callable[[str], Awaitable[None]]
     ) -> Sandbox:
@@ -77,13 +84,13 @@ class LocalEngine:
     async def _make(
         self, box: _Box, order: Order, recorded: Callable[[str], Awaitable[None]]
     ) -> Sandbox:
+        given = await self._identity(order.sandbox_id)
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        output, box.process = self._spawn(box, order)
+        output = self._spawn(box, order, given)
+        assert box.process is not None  # noqa: S101  # just made
         try:
             await recorded(box.place.record())
-            if self._plan.auth_mode == "mtls":
-                await self._identities.issue(order.sandbox_id, box.place.folder)
             await first_line(output, box.process)
         finally:
             os.close(output)
@@ -96,30 +103,35 @@ class LocalEngine:
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
         self._attend(box, box.control)
+        if given is not None:
+            self._identities.keep(order.sandbox_id, given, box.control.renew)
         spiffe_id = str(self._identities.name(order.sandbox_id))
         return Sandbox(box.place.address, spiffe_id, report.isolation)
 
-    def _spawn(self, box: _Box, order: Order) -> tuple[int, Process]:
-        """Start the process; return where its first line can be read, and it."""
-        argv = self._plan.argv(box.place, order.template)
-        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        log = os.open(self._log(order.sandbox_id), flags, 0o600)
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(writing, True)
+    @property
+    def _proven(self) -> bool:
+        """Whether sandboxes prove who they are by a certificate."""
+        return self._plan.auth_mode == "mtls"
+
+    async def _identity(self, sandbox_id: str) -> Handover | None:
+        """Return what the sandbox is handed at its start."""
+        if not self._proven:
+            return None
         try:
-            scratch = self._plan.scratch(box.place, order.template)
-            environment = self._plan.environment(scratch)
-            mark = start(argv, environment, output=writing, log=log)
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-            os.close(log)
+            return await self._identities.issue(sandbox_id)
+        except AuthorityError as error:
+            raise NoIdentityError(f"{error.reason}: {error}") from error
+
+    def _spawn(self, box: _Box, order: Order, given: Handover | None) -> int:
+        """Start the process; return where its first line can be read."""
+        log = self._log(order.sandbox_id)
+        reading, mark = launch(
+            self._plan, box.place, order.template, log=log, given=given
+        )
         box.place = replace(box.place, mark=mark)
-        process = Process.of_child(mark)
-        process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
-        return reading, process
+        box.process = Process.of_child(mark)
+        box.process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
+        return reading
 
     def _tell(self, box: _Box, reason: str) -> None:
         if box.made and not box.ending:
@@ -143,7 +155,7 @@ class LocalEngine:
             found = Place.read(sandbox_id, record) if record else None
             box = _Box(found or self._plan.place(sandbox_id))
         box.ending = True
-        await self._identities.drop(sandbox_id)
+        self._identities.drop(sandbox_id)
         # Descendants must be known before their parents are gone.
         relatives = await self._kin(box.place)
         await self._shut_down(box)
@@ -195,8 +207,9 @@ class LocalEngine:
         self._boxes[session.sandbox_id] = box
         self._attend(box, control)
         self._uids.hold(place.uid)
-        if self._plan.auth_mode == "mtls":
-            self._identities.resume(session.sandbox_id, place.folder)
+        if self._proven:
+            identity = SpiffeID.parse(session.spiffe_id)
+            self._identities.resume(session.sandbox_id, identity, control.renew)
         return activity
 
     async def _prove(
@@ -236,7 +249,7 @@ class LocalEngine:
         """Destroy the sandboxes in our runtime folder that nobody knows."""
         names = await asyncio.to_thread(os.listdir, self._plan.runtime)
         for name in names:
-            if is_sandbox_id(name) and name not in known:
+            if _ids.is_sandbox_id(name) and name not in known:
                 _log.warning("unknown sandbox removed", extra={"sandbox_id": name})
                 await self.destroy(name, "")
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from workloadmanager._process import Mark
+from workloadmanager._process import HANDED, Mark
 from workloadmanager._templates import LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from workloadmanager._templates import Template
 
 __all__ = ["LONGEST_RUNTIME", "Place", "Plan", "mark_words"]
@@ -32,22 +30,21 @@ class Plan:
     auth_mode: str
     router_id: str
     own_id: str
-    sandbox_bundle: Path
-    trust_bundles: Mapping[str, Path] = field(default_factory=dict)
     public_keys: Path | None = None
+    python: str = sys.executable
     log_level: str = "info"
     orphan_timeout: float = 900.0
 
     def argv(self, place: Place, template: Template) -> list[str]:
         """Return the command that serves one sandbox."""
         level = template.isolation or self.isolation
-        argv = [sys.executable, "-I", "-m", "picod"]
+        argv = [self.python, "-I", "-m", "picod"]
         argv += ["--listen", place.address]
         argv += ["--control-listen", f"unix:{place.control}"]
         argv += mark_words(place.sandbox_id)
         argv += ["--picod-auth-mode", self.auth_mode]
         argv += ["--workloadmanager-id", self.own_id] if self.own_id else []
-        argv += self._identity(place)
+        argv += self._identity()
         argv += ["--isolation", level]
         argv += ["--orphan-timeout", f"{self.orphan_timeout:.3f}s"]
         argv += ["--log-level", self.log_level]
@@ -83,16 +80,11 @@ class Plan:
         """Return where the sandbox lives."""
         return Place(sandbox_id, self.runtime / sandbox_id, uid)
 
-    def _identity(self, place: Place) -> list[str]:
+    def _identity(self) -> list[str]:
         argv = ["--router-id", self.router_id] if self.router_id else []
         if self.auth_mode == "jwt":
             return [*argv, "--jwt-public-keys-file", str(self.public_keys)]
-        argv += ["--mtls-cert-file", str(place.folder / "svid.pem")]
-        argv += ["--mtls-key-file", str(place.folder / "key.pem")]
-        argv += ["--mtls-ca-file", str(self.sandbox_bundle)]
-        for domain, path in self.trust_bundles.items():
-            argv += ["--trust-bundle", f"{domain}={path}"]
-        return argv
+        return [*argv, "--identity-fd", str(HANDED)]
 
 
 @dataclass(frozen=True, slots=True)

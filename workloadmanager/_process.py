@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Mark", "Process", "end_all", "first_line", "has_processes", "kin", "start"]
+__all__ = [
+    "HANDED",
+    "Mark",
+    "Process",
+    "end_all",
+    "first_line",
+    "has_processes",
+    "kin",
+    "start",
+]
 
 _LAST_MOMENTS = 2.0
 _PROC = Path("/proc")
@@ -93,14 +102,24 @@ class Process:
             call()
 
 
-def start(
-    argv: list[str], environment: Mapping[str, str], *, output: int, log: int
-) -> Mark:
-    """Start *argv* in a session of its own, sharing nothing but two descriptors.
+HANDED = 3
+"""The number that a process knows what it is handed by."""
 
-    Its standard output is *output*, its standard error *log*. Not killed when we
-    are: sandboxes outlive their WorkloadManager.
+
+def start(
+    argv: list[str],
+    environment: Mapping[str, str],
+    *,
+    output: int,
+    log: int,
+    handed: int | None = None,
+) -> Mark:
+    """Start *argv* in a session of its own, sharing nothing but a few descriptors.
+
+    Its standard output is *output*, its standard error *log*; it finds *handed* as
+    `HANDED`. Not killed when we are: sandboxes outlive their WorkloadManager.
     """
+    given = () if handed is None else ((os.POSIX_SPAWN_DUP2, handed, HANDED),)
     pid = os.posix_spawn(
         argv[0],
         argv,
@@ -109,6 +128,7 @@ def start(
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, log, 2),
+            *given,
         ],
         setsid=True,
         setsigmask=(),

@@ -14,6 +14,7 @@ from serving import Refusal, Table, aborting, refuse
 from workloadmanager._errors import (
     ClosingError,
     InvalidRequestError,
+    NoIdentityError,
     PoolExhaustedError,
     RequestMismatchError,
     SandboxStartError,
@@ -51,6 +52,9 @@ TABLE: Final[Table] = {
     RequestMismatchError: Refusal(StatusCode.FAILED_PRECONDITION, "SESSION_MISMATCH"),
     PoolExhaustedError: Refusal(
         StatusCode.RESOURCE_EXHAUSTED, "POOL_EXHAUSTED", retry_after=1.0
+    ),
+    NoIdentityError: Refusal(
+        StatusCode.UNAVAILABLE, "IDENTITY_UNAVAILABLE", retry_after=1.0
     ),
     SandboxStartError: Refusal(StatusCode.UNAVAILABLE, "SANDBOX_START_FAILED"),
     ClosingError: Refusal(StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_after=1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  # read at run time
 from typing import TYPE_CHECKING
@@ -11,17 +12,17 @@ import click
 
 from serving import (
     COUNT,
-    DURATION,
+    FILE,
     ID_RANGE,
     LISTEN,
     LOG_LEVEL,
     PATH,
     SPIFFE_ID,
     TRUST_DOMAIN,
-    IdentityFlags,
     flag,
 )
 from workloadmanager._ids import is_label
+from workloadmanager._issuing import IssuerFlags
 from workloadmanager._picod import LONGEST_RUNTIME
 from workloadmanager._templates import ISOLATION_LEVELS
 
@@ -37,7 +38,7 @@ _LOOPBACK = ("127.0.0.1:", "[::1]:", "localhost:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(IdentityFlags):
+class Settings(IssuerFlags):
     """Own all sessions and the sandboxes behind them."""
 
     listen: str = flag(
@@ -89,14 +90,17 @@ class Settings(IdentityFlags):
     templates: Path | None = flag(
         "--templates", PATH, default=None, help="A YAML file of templates"
     )
-    svid_ttl: float = flag(
-        "--svid-ttl", DURATION, default="1h", help="The life of sandboxes' identities"
-    )
     sandbox_uid_range: tuple[int, int] | None = flag(
         "--sandbox-uid-range",
         ID_RANGE,
         default=None,
         help="As root: the users to run sandboxes as, FIRST-LAST, one each",
+    )
+    picod_python: Path = flag(
+        "--picod-python",
+        FILE,
+        default=sys.executable,
+        help="The interpreter that PicoDs run by",
     )
     isolation: str = flag(
         "--isolation",
@@ -130,11 +134,13 @@ class Settings(IdentityFlags):
             )
         if not is_label(self.namespace):
             yield (f"--namespace {self.namespace!r} is no label", "use a-z, 0-9 and -")
-        if self.sandbox_domain == self.trust_domain:
+        routers = self.router_id.trust_domain if self.router_id else ""
+        if self.sandbox_domain in {self.trust_domain, routers}:
             yield (
                 "the sandboxes' trust domain is that of the services",
                 "who makes sandboxes' identities must not be able to make the Router's",
             )
+        yield from self.issuer_faults()
         if self.sandbox_uid_range and os.geteuid() != 0:
             yield (
                 "--sandbox-uid-range needs root",

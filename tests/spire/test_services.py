@@ -51,9 +51,14 @@ def profile(folder: Path, address: str, user: Material) -> Profile:
     return Profile(address=address, ca_file=bundle, cert_file=chain, key_file=key)
 
 
-def published(bundles: Path) -> int:
-    """Count the services' roots that sandboxes are given."""
-    return (bundles / "cluster.local.pem").read_bytes().count(b"BEGIN CERTIFICATE")
+def roots(material: Material) -> int:
+    return len(material.bundles["cluster.local"].certificates)
+
+
+def handed_over(logs: Path) -> int:
+    """Count the identities that sandboxes have taken so far."""
+    texts = [each.read_text() for each in logs.glob("sbx-*.log")]
+    return sum(text.count("identity loaded") for text in texts)
 
 
 @asynccontextmanager
@@ -69,9 +74,9 @@ async def service(
 
 
 async def test_a_mesh_by_the_workload_api(spire: Spire, folder: Path) -> None:
-    """Code runs in a sandbox, and sandboxes learn of a new root of the services."""
+    """Code runs in a sandbox, which learns of a new root before a Router shows it."""
     socket, sandboxes = f"unix:{folder}/wm.sock", "sandbox.cluster.local"
-    bundles = folder / "state" / "bundles"
+    bundles, logs = folder / "state" / "bundles", folder / "state" / "logs"
     manager = (
         *("--listen", socket, "--state", f"{folder}/state", "--runtime", f"{folder}/r"),
         *("--router-id", ROUTER, "--spiffe-endpoint-socket", spire.endpoint),
@@ -92,8 +97,15 @@ async def test_a_mesh_by_the_workload_api(spire: Spire, folder: Path) -> None:
         mesh = profile(folder, told["listen"], user.source.current())
         async with await AsyncSandbox.create(profile=mesh) as sandbox:
             assert (await sandbox.commands.run("echo $((6*7))")).stdout == "42\n"
-            before = published(bundles)
-            await spire.authority("prepare")
+            before, known = handed_over(logs), roots(user.source.current())
+            old = (await spire.ask("localauthority", "x509", "show"))["active"]
+            new = await spire.authority("prepare")
             async with asyncio.timeout(10):
-                await until(lambda: published(bundles) > before)
+                await until(lambda: handed_over(logs) > before)
+            await user.next(lambda each: roots(each) > known)
+            profile(folder, told["listen"], user.source.current())
+            await spire.authority("activate", new)
+            await spire.authority("taint", old["authority_id"])
+            leaf = user.source.current().leaf_sha256
+            await user.next(lambda each: each.leaf_sha256 != leaf)
             assert (await sandbox.commands.run("echo again")).stdout == "again\n"

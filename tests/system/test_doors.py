@@ -97,11 +97,14 @@ def test_the_right_name_from_the_sandboxes_ca(
         assert knock(door.address, *files) == b""
 
 
-def test_a_sandboxs_own_identity(door: Door, mtls: Up, sandbox_id: str) -> None:
+def test_a_sandboxs_own_identity(
+    door: Door, mtls: Up, sandbox_id: str, tmp_path: Path
+) -> None:
     """Code that got hold of its sandbox's key still passes no door."""
-    folder = mtls.runtime / sandbox_id
+    own = f"spiffe://sandbox.cluster.local/ns/agentcube-system/sandbox/{sandbox_id}"
+    files = forged(mtls, own).write(tmp_path)
     with refused(mtls, door, "untrusted_chain"):
-        assert knock(door.address, folder / "svid.pem", folder / "key.pem") == b""
+        assert knock(door.address, *files) == b""
 
 
 def test_the_other_service(door: Door, mtls: Up) -> None:
@@ -123,13 +126,15 @@ def test_no_ca_is_in_both_bundles(mtls: Up) -> None:
 
 
 def test_keys_are_ours_alone(mtls: Up) -> None:
-    """Every key and every folder of the mesh is closed to other users."""
+    """Every key and folder is closed to other users; of a sandbox no key is there."""
     for place in (mtls.state, mtls.runtime):
         assert place.stat().st_mode & 0o077 == 0
     keys = [p for p in mtls.state.rglob("*") if "key" in p.name and p.is_file()]
-    keys += mtls.runtime.rglob("key.pem")
     assert len(keys) > 4
     assert {oct(p.stat().st_mode & 0o777) for p in keys} == {"0o600"}
+    places = [p for p in mtls.runtime.rglob("*") if p.is_file()]
+    places += (mtls.state / "logs").iterdir()
+    assert not [p for p in places if b"PRIVATE KEY" in p.read_bytes()]
 
 
 def knock(address: str, chain: Path | None = None, key: Path | None = None) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clock import SYSTEM, Clock
 from workloadmanager._engine import Activity, Order, Sandbox
+from workloadmanager._ids import sandbox_id
 from workloadmanager._sessions import Sessions
 from workloadmanager._store import Store
 from workloadmanager._templates import Template, Templates
@@ -80,6 +81,9 @@ class FakeEngine:
         self.adoptable: set[str] = set()
         self.swept: set[str] | None = None
         self.died: Callable[[str, str], None] = lambda _sandbox, _reason: None
+
+    def reserve(self) -> str:
+        return sandbox_id()
 
     async def make(
         self, order: Order, recorded: Callable[[str], Awaitable[None]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auth import PRINCIPAL_METADATA, Principal
-from authority import Authority
+from authority import Authority, CAIssuer
 from clock import SYSTEM
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from tests.forge import Forge
@@ -18,6 +18,7 @@ from tests.workloadmanager.engine import ANN
 from tlsloader import Dialer, FixedSource, Material, SpiffeID
 from tlsloader.grpc import channel
 from workloadmanager._identities import Identities
+from workloadmanager._ids import sandbox_id
 from workloadmanager._local import LocalEngine
 from workloadmanager._picod import Plan
 from workloadmanager._uids import Uids, default_range
@@ -39,8 +40,6 @@ class Ground:
             (self.folder / name).mkdir(mode=0o700)
         self.services = Forge("cluster.local")
         self.authority = Authority.create("sandbox.cluster.local", now=SYSTEM.now())
-        (self.folder / "services.pem").write_bytes(self.services.bundle)
-        (self.folder / "sandboxes.pem").write_bytes(self.authority.bundle)
         self.sandbox_roots = self.authority.bundle
         self.svid_life = timedelta(seconds=svid_life)
         self.plan = Plan(
@@ -50,13 +49,18 @@ class Ground:
             auth_mode="mtls",
             router_id=ROUTER,
             own_id=WORKLOADMANAGER,
-            sandbox_bundle=self.folder / "sandboxes.pem",
-            trust_bundles={"cluster.local": self.folder / "services.pem"},
         )
 
     def engine(self) -> LocalEngine:
+        issuer = CAIssuer(
+            self.authority,
+            names=lambda: self.identities.name(sandbox_id()),
+            life=self.svid_life,
+        )
         self.identities = Identities(
-            self.authority, namespace="agentcube-system", life=self.svid_life
+            issuer,
+            namespace="agentcube-system",
+            foreign=lambda: {"cluster.local": self.services.bundle},
         )
         uids = Uids(default_range(Path("/proc/self/uid_map")))
         return LocalEngine(self.plan, identities=self.identities, uids=uids)
@@ -84,11 +88,12 @@ class Ground:
         self, address: str, spiffe_id: str, seen: list[str] | None = None
     ) -> AsyncIterator[picod_pb2_grpc.PicoDAsyncStub]:
         """Open a sandbox's data door; *seen* collects the leaves it shows."""
+        shown = [] if seen is None else seen
         dialer = Dialer(
             FixedSource(self.material()),
             expected=SpiffeID.parse(spiffe_id),
             address=address,
-            on_connected=lambda peer: (seen or []).append(peer.leaf_sha256),
+            on_connected=lambda peer: shown.append(peer.leaf_sha256),
         )
         opened = channel(await dialer.start())
         try:

@@ -76,6 +76,26 @@ def test_the_two_trust_domains_must_differ() -> None:
     text = faults("--sandbox-trust-domain", "cluster.local")
     assert "is that of the services" in text
 
+    text = faults("--sandbox-trust-domain", "evil.test", "--router-id", EVIL)
+    assert "is that of the services" in text
+
+
+EVIL = "spiffe://evil.test/ns/agentcube-system/sa/agentcube-router"
+
+
+def test_an_authority_of_files_is_whole() -> None:
+    """A certificate without its key, or roots alone, sign nothing."""
+    certificate, key = ("--sandbox-ca-cert-file", "/c"), ("--sandbox-ca-key-file", "/k")
+    roots = ("--sandbox-ca-bundle-file", "/r")
+    assert told().ca_files is None
+    found = told(*certificate, *key).ca_files
+    assert found is not None
+    assert found.bundle is None
+    assert told(*certificate, *key, *roots).ca_files != found
+    assert faults(*certificate) == "--sandbox-ca-key-file is not set"
+    assert faults(*key) == "--sandbox-ca-cert-file is not set"
+    assert faults(*roots).count("is not set") == 2
+
 
 @pytest.mark.parametrize(
     ("flags", "fault"),
