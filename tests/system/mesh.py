@@ -56,7 +56,7 @@ def cubemesh(
 class Up:
     """One running `cubemesh up`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, **environ: str) -> None:
         self.state, self.profile = folder / "state", folder / "profile.json"
         argv = [
             *(*CUBEMESH, "up", "--json", "--state", str(self.state)),
@@ -65,7 +65,11 @@ class Up:
         self.errors = folder / "up.err"
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                argv, stdout=subprocess.PIPE, stderr=errors, cwd="/"
+                argv,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd="/",
+                env={**os.environ, **environ},  # noqa: TID251
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -112,9 +116,9 @@ class Up:
 
 
 @contextmanager
-def up(folder: Path, *options: str) -> Iterator[Up]:
+def up(folder: Path, *options: str, **environ: str) -> Iterator[Up]:
     """Run a mesh while the block runs; then nothing of it may be left."""
-    mesh = Up(folder, *options)
+    mesh = Up(folder, *options, **environ)
     try:
         yield mesh
     finally:

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from cubemesh.v1 import workloadmanager_pb2 as pb
 from cubemesh.v1 import workloadmanager_pb2_grpc
+from tests.authority.test_cafiles import written
+from tests.forge import Forge
 from tests.workloadmanager.local import ROUTER, WORKLOADMANAGER, Ground
 from tests.workloadmanager.test_servicer import OWNER
 from tlsloader import Dialer, FixedSource, SpiffeID
@@ -49,10 +52,12 @@ class Service:
         return [sys.executable, "-I", "-m", "workloadmanager", *self.flags, *flags]
 
     @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         with (
             self.log.open("ab") as log,
-            subprocess.Popen(self.argv(), stdout=subprocess.PIPE, stderr=log) as one,
+            subprocess.Popen(
+                self.argv(*flags), stdout=subprocess.PIPE, stderr=log
+            ) as one,
         ):
             try:
                 assert one.stdout is not None
@@ -168,6 +173,34 @@ def test_two_on_one_state_folder_are_refused(service: Service) -> None:
         assert len(service.picods()) == 1
 
 
+def test_the_authority_of_files_rolls_over(service: Service) -> None:
+    """Published, then signing: at every moment the Router believes the sandbox."""
+    folder = service.ground.folder / "authority"
+    folder.mkdir()
+    forge = Forge("sandbox.cluster.local")
+    old, new = (forge.signer(subject=name) for name in ("old", "new"))
+    files = written(folder, [old])
+    flags = ("--sandbox-ca-cert-file", str(files.certificate))
+    with service.running(*flags, "--sandbox-ca-key-file", str(files.key)):
+        made = service.create()
+        log = service.state / "logs" / f"{made.sandbox_id}.log"
+        assert service.bundle.read_bytes() == old.pem
+        written(folder, [new])
+        deadline = time.monotonic() + 40
+        while log.read_text().count("identity loaded") < 3:  # both roots, new signer
+            service.ground.sandbox_roots = service.bundle.read_bytes()
+            assert asyncio.run(service.ground.run(made, "echo", "hi")) == ("hi\n", 0)
+            assert time.monotonic() < deadline, service.log.read_text()
+        assert {old.pem, new.pem} == pems(service.bundle.read_bytes())
+        service.ground.sandbox_roots = new.pem
+        assert asyncio.run(service.ground.run(made, "echo", "hi")) == ("hi\n", 0)
+
+
+def pems(bundle: bytes) -> set[bytes]:
+    end = b"-----END CERTIFICATE-----\n"
+    return {part + end for part in bundle.split(end) if part}
+
+
 def test_what_cannot_be_used_is_told_in_words(service: Service) -> None:
     """State, runtime, templates, identity and address: `error:`, `hint:`, 78 or 69."""
     templates = service.ground.folder / "t.yaml"
@@ -185,6 +218,7 @@ def test_what_cannot_be_used_is_told_in_words(service: Service) -> None:
         (("--state", str(newer)), 78, "is of version '9'"),
         (("--runtime", str(wide)), 78, "others may enter"),
         (("--runtime", "/" + "r" * 80), 78, "too long for sockets"),
+        (("--sandbox-ca-cert-file", "/no", "--sandbox-ca-key-file", "/no"), 78, "/no"),
         (("--listen", "unix:/no/such/folder/s"), 69, "cannot listen on"),
     ]
     for flags, expected, text in cases:
