@@ -172,8 +172,9 @@ def _open(profile: Profile, identity: Identity) -> grpc.aio.Channel:
         ("grpc.enable_http_proxy", 0),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 1 << 20),
+        # min_reconnect_backoff_ms stays as it is: it bounds each attempt as well, and a
+        # Router may be far away
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

@@ -49,21 +49,17 @@ class Identity:
     key: bytes = field(repr=False)
     leaf: bytes = field(repr=False)
     stamps: tuple[tuple[int, ...], ...]
+    validity: Validity | None = field(init=False)
+    """When our certificate holds; ``None`` if it cannot be told."""
+
+    def __post_init__(self) -> None:
+        # Once, since every call asks for it
+        object.__setattr__(self, "validity", _validity(self.leaf))
 
     @property
     def leaf_sha256(self) -> str:
         """The fingerprint of our certificate, in hexadecimal."""
         return hashlib.sha256(self.leaf).hexdigest()
-
-    @property
-    def validity(self) -> Validity | None:
-        """When our certificate holds; ``None`` if it cannot be told."""
-        found = _VALIDITY.search(self.leaf)
-        if found is None:
-            return None
-        short = found[1] or found[2][2:], found[3] or found[4][2:]
-        begin, end = (_parse_time(text) for text in short)
-        return Validity(begin, end)
 
     @classmethod
     def load(cls, profile: Profile, *, wait: float = _WAIT) -> Self:
@@ -115,6 +111,14 @@ def stamps_of(paths: list[Path]) -> tuple[tuple[int, ...], ...]:
     """Return what changes when one of *paths* is written or replaced."""
     found = [os.stat(path) for path in paths]  # noqa: PTH116 - the cheap one
     return tuple((s.st_mtime_ns, s.st_ino, s.st_size, s.st_dev) for s in found)
+
+
+def _validity(leaf: bytes) -> Validity | None:
+    found = _VALIDITY.search(leaf)
+    if found is None:
+        return None
+    short = found[1] or found[2][2:], found[3] or found[4][2:]
+    return Validity(*map(_parse_time, short))
 
 
 def _parse_time(text: bytes) -> datetime:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from tests.cubemesh.pki import CA
 from tests.cubemesh.router import serving
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.cubemesh.conftest import Mesh
 
 
@@ -80,6 +84,15 @@ async def test_a_server_of_another_name_is_refused(mesh: Mesh) -> None:
     assert mesh.router.metadata == []
 
 
+@pytest.mark.slow
+async def test_a_router_may_be_far_away(mesh: Mesh) -> None:
+    """Each way takes 0.1 s here, so that a handshake takes longer than a retry."""
+    async with _far(mesh.profile.address) as address:
+        profile = replace(mesh.profile, address=address)
+        async with await AsyncSandbox.create(profile=profile) as sandbox:
+            assert (await sandbox.commands.run(["say"])).exit_code == 0
+
+
 async def test_sandboxes_share_one_connection(mesh: Mesh) -> None:
     """A thousand sandboxes of one mesh need one channel, and the last one closes it."""
     one = await AsyncSandbox.create(profile=mesh.profile)
@@ -115,6 +128,30 @@ def test_unusable_files_are_named(mesh_files: Mesh, name: str) -> None:
     path.unlink()
     with pytest.raises(ConfigurationError, match=path.name):
         Identity.load(mesh_files.profile, wait=0)
+
+
+@asynccontextmanager
+async def _far(address: str) -> AsyncIterator[str]:
+    """Relay to *address*, every piece 0.1 s late; yield where."""
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection(host, int(port))
+        pairs = ((reader, to_writer), (to_reader, writer))
+        try:
+            await asyncio.gather(*(pump(*pair) for pair in pairs))
+        finally:
+            for each in (writer, to_writer):
+                each.close()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            loop.call_later(0.1, writer.write, data)
+        writer.close()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 def _put(path: str, content: bytes) -> None:
