@@ -71,6 +71,10 @@ protos-check: venv ## fail if cubemesh/v1 is not what protos/ gives
 bench: venv ## measure the mesh; JSON into benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: soak
+soak: venv ## change every identity each second for 10 minutes under load; nothing may fail
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
 .PHONY: cover
 cover: venv ## run the tests and tell which lines they reach
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)

