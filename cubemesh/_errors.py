@@ -10,6 +10,8 @@ Catch wide or narrow::
         │   └── InvalidPathError
         ├── NotFoundError
         │   ├── CommandNotFoundError
+        │   ├── ContextNotFoundError
+        │   ├── LanguageNotAvailableError
         │   ├── SandboxFileNotFoundError
         │   ├── SessionNotFoundError
         │   │   └── SessionExpiredError
@@ -105,6 +107,14 @@ class CommandNotFoundError(NotFoundError):
     """No such program in the sandbox."""
 
 
+class ContextNotFoundError(NotFoundError):
+    """No such context in the sandbox."""
+
+
+class LanguageNotAvailableError(NotFoundError):
+    """The sandbox has no interpreter of that language."""
+
+
 class SandboxFileNotFoundError(NotFoundError):
     """No such file or directory in the sandbox."""
 
@@ -171,6 +181,9 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "ALREADY_BOUND": ConflictError,
         "COMMAND_NOT_EXECUTABLE": ConflictError,
         "COMMAND_NOT_FOUND": CommandNotFoundError,
+        "CONTEXT_BUSY": OverloadedError,
+        "CONTEXT_LIMIT": ExhaustedError,
+        "CONTEXT_NOT_FOUND": ContextNotFoundError,
         "DENIED": PermissionDeniedError,
         "DIRECTORY_NOT_EMPTY": ConflictError,
         "FILE_EXISTS": SandboxFileExistsError,
@@ -185,6 +198,7 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "INVALID_PATH": InvalidPathError,
         "INVALID_REQUEST": InvalidRequestError,
         "IS_A_DIRECTORY": InvalidPathError,
+        "LANGUAGE_NOT_AVAILABLE": LanguageNotAvailableError,
         "METHOD_UNKNOWN": UnsupportedError,
         "NOT_A_DIRECTORY": InvalidPathError,
         "NOT_A_REGULAR_FILE": InvalidPathError,

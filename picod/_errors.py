@@ -9,6 +9,11 @@
     │   ├── CommandNotFoundError
     │   ├── CommandNotExecutableError
     │   └── ProcessLimitError
+    ├── CodeError
+    │   ├── ContextNotFoundError
+    │   ├── ContextBusyError
+    │   ├── ContextLimitError
+    │   └── LanguageNotAvailableError
     ├── FileError
     │   ├── InvalidPathError
     │   ├── PathOutsideWorkspaceError
@@ -36,9 +41,13 @@ from typing import ClassVar
 __all__ = [
     "ERRORS_BY_REASON",
     "AlreadyBoundError",
+    "CodeError",
     "CommandError",
     "CommandNotExecutableError",
     "CommandNotFoundError",
+    "ContextBusyError",
+    "ContextLimitError",
+    "ContextNotFoundError",
     "FileError",
     "FileExistsInSandboxError",
     "FilePermissionError",
@@ -51,6 +60,7 @@ __all__ = [
     "InvalidRequestError",
     "IsAFolderError",
     "IsolationError",
+    "LanguageNotAvailableError",
     "MissingFileError",
     "NoSpaceError",
     "NotAFolderError",
@@ -152,6 +162,38 @@ class ProcessLimitError(CommandError):
 
     reason = "PROCESS_LIMIT"
     text = "the sandbox has too many processes"
+
+
+class CodeError(PicoDError):
+    """Base of: the code did not run."""
+
+
+class ContextNotFoundError(CodeError):
+    """There is no such context."""
+
+    reason = "CONTEXT_NOT_FOUND"
+    text = "there is no such context"
+
+
+class ContextBusyError(CodeError):
+    """Too many calls wait for the context, or this one waited too long."""
+
+    reason = "CONTEXT_BUSY"
+    text = "the context is busy"
+
+
+class ContextLimitError(CodeError):
+    """The sandbox has as many contexts as it may have."""
+
+    reason = "CONTEXT_LIMIT"
+    text = "the sandbox has too many contexts"
+
+
+class LanguageNotAvailableError(CodeError):
+    """The sandbox has no interpreter of that language."""
+
+    reason = "LANGUAGE_NOT_AVAILABLE"
+    text = "there is no interpreter of that language"
 
 
 class FileError(PicoDError):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PicoDStub:
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -81,21 +81,6 @@ class PicoDStub:
                 request_serializer=cubemesh_dot_v1_dot_picod__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=cubemesh_dot_v1_dot_picod__pb2.RemoveResponse.FromString,
                 _registered_method=True)
-        self.Interact = channel.stream_stream(
-                '/cubemesh.v1.PicoD/Interact',
-                request_serializer=cubemesh_dot_v1_dot_picod__pb2.InteractRequest.SerializeToString,
-                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.InteractResponse.FromString,
-                _registered_method=True)
-        self.ListProcesses = channel.unary_unary(
-                '/cubemesh.v1.PicoD/ListProcesses',
-                request_serializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.SerializeToString,
-                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.FromString,
-                _registered_method=True)
-        self.Signal = channel.unary_unary(
-                '/cubemesh.v1.PicoD/Signal',
-                request_serializer=cubemesh_dot_v1_dot_picod__pb2.SignalRequest.SerializeToString,
-                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.SignalResponse.FromString,
-                _registered_method=True)
         self.RunCode = channel.unary_stream(
                 '/cubemesh.v1.PicoD/RunCode',
                 request_serializer=cubemesh_dot_v1_dot_picod__pb2.RunCodeRequest.SerializeToString,
@@ -121,6 +106,21 @@ class PicoDStub:
                 request_serializer=cubemesh_dot_v1_dot_picod__pb2.DeleteContextRequest.SerializeToString,
                 response_deserializer=cubemesh_dot_v1_dot_picod__pb2.DeleteContextResponse.FromString,
                 _registered_method=True)
+        self.Interact = channel.stream_stream(
+                '/cubemesh.v1.PicoD/Interact',
+                request_serializer=cubemesh_dot_v1_dot_picod__pb2.InteractRequest.SerializeToString,
+                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.InteractResponse.FromString,
+                _registered_method=True)
+        self.ListProcesses = channel.unary_unary(
+                '/cubemesh.v1.PicoD/ListProcesses',
+                request_serializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.SerializeToString,
+                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.FromString,
+                _registered_method=True)
+        self.Signal = channel.unary_unary(
+                '/cubemesh.v1.PicoD/Signal',
+                request_serializer=cubemesh_dot_v1_dot_picod__pb2.SignalRequest.SerializeToString,
+                response_deserializer=cubemesh_dot_v1_dot_picod__pb2.SignalResponse.FromString,
+                _registered_method=True)
         self.WatchDirectory = channel.unary_stream(
                 '/cubemesh.v1.PicoD/WatchDirectory',
                 request_serializer=cubemesh_dot_v1_dot_picod__pb2.WatchDirectoryRequest.SerializeToString,
@@ -129,7 +129,7 @@ class PicoDStub:
 
 
 class PicoDServicer:
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -199,6 +199,47 @@ class PicoDServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunCode(self, request, context):
+        """RunCode runs code in a context, which keeps its state from call to call, and
+        streams what it does: exactly one `started`, any number of `output` and `result`,
+        at most one `error`, exactly one `finished`. Calls on one context take turns, calls
+        on several run side by side. At the timeout, and when the caller hangs up, the code
+        gets SIGINT, and is killed if it goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateContext(self, request, context):
+        """CreateContext makes a context; its interpreter starts at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListContexts(self, request, context):
+        """ListContexts tells of all contexts, and of what was imported ahead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartContext(self, request, context):
+        """RestartContext kills the interpreter with all its processes; the next call has a new
+        one. Calls that wait go on waiting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteContext(self, request, context):
+        """DeleteContext ends a context with all its processes. Calls that wait fail with
+        CONTEXT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Interact(self, request_iterator, context):
         """UNSTABLE: the methods below answer UNIMPLEMENTED and may change until 0.1.0.
         """
@@ -213,36 +254,6 @@ class PicoDServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Signal(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RunCode(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CreateContext(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListContexts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RestartContext(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeleteContext(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,21 +308,6 @@ def add_PicoDServicer_to_server(servicer, server):
                     request_deserializer=cubemesh_dot_v1_dot_picod__pb2.RemoveRequest.FromString,
                     response_serializer=cubemesh_dot_v1_dot_picod__pb2.RemoveResponse.SerializeToString,
             ),
-            'Interact': grpc.stream_stream_rpc_method_handler(
-                    servicer.Interact,
-                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.InteractRequest.FromString,
-                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.InteractResponse.SerializeToString,
-            ),
-            'ListProcesses': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListProcesses,
-                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.FromString,
-                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.SerializeToString,
-            ),
-            'Signal': grpc.unary_unary_rpc_method_handler(
-                    servicer.Signal,
-                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.SignalRequest.FromString,
-                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.SignalResponse.SerializeToString,
-            ),
             'RunCode': grpc.unary_stream_rpc_method_handler(
                     servicer.RunCode,
                     request_deserializer=cubemesh_dot_v1_dot_picod__pb2.RunCodeRequest.FromString,
@@ -337,6 +333,21 @@ def add_PicoDServicer_to_server(servicer, server):
                     request_deserializer=cubemesh_dot_v1_dot_picod__pb2.DeleteContextRequest.FromString,
                     response_serializer=cubemesh_dot_v1_dot_picod__pb2.DeleteContextResponse.SerializeToString,
             ),
+            'Interact': grpc.stream_stream_rpc_method_handler(
+                    servicer.Interact,
+                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.InteractRequest.FromString,
+                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.InteractResponse.SerializeToString,
+            ),
+            'ListProcesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProcesses,
+                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.FromString,
+                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.SerializeToString,
+            ),
+            'Signal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Signal,
+                    request_deserializer=cubemesh_dot_v1_dot_picod__pb2.SignalRequest.FromString,
+                    response_serializer=cubemesh_dot_v1_dot_picod__pb2.SignalResponse.SerializeToString,
+            ),
             'WatchDirectory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDirectory,
                     request_deserializer=cubemesh_dot_v1_dot_picod__pb2.WatchDirectoryRequest.FromString,
@@ -351,7 +362,7 @@ def add_PicoDServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PicoD:
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -577,87 +588,6 @@ class PicoD:
             _registered_method=True)
 
     @staticmethod
-    def Interact(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/cubemesh.v1.PicoD/Interact',
-            cubemesh_dot_v1_dot_picod__pb2.InteractRequest.SerializeToString,
-            cubemesh_dot_v1_dot_picod__pb2.InteractResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListProcesses(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cubemesh.v1.PicoD/ListProcesses',
-            cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.SerializeToString,
-            cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Signal(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cubemesh.v1.PicoD/Signal',
-            cubemesh_dot_v1_dot_picod__pb2.SignalRequest.SerializeToString,
-            cubemesh_dot_v1_dot_picod__pb2.SignalResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
     def RunCode(request,
             target,
             options=(),
@@ -782,6 +712,87 @@ class PicoD:
             '/cubemesh.v1.PicoD/DeleteContext',
             cubemesh_dot_v1_dot_picod__pb2.DeleteContextRequest.SerializeToString,
             cubemesh_dot_v1_dot_picod__pb2.DeleteContextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Interact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cubemesh.v1.PicoD/Interact',
+            cubemesh_dot_v1_dot_picod__pb2.InteractRequest.SerializeToString,
+            cubemesh_dot_v1_dot_picod__pb2.InteractResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProcesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cubemesh.v1.PicoD/ListProcesses',
+            cubemesh_dot_v1_dot_picod__pb2.ListProcessesRequest.SerializeToString,
+            cubemesh_dot_v1_dot_picod__pb2.ListProcessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Signal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cubemesh.v1.PicoD/Signal',
+            cubemesh_dot_v1_dot_picod__pb2.SignalRequest.SerializeToString,
+            cubemesh_dot_v1_dot_picod__pb2.SignalResponse.FromString,
             options,
             channel_credentials,
             insecure,

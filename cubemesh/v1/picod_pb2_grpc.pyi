@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PicoDStub:
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -64,20 +64,34 @@ class PicoDStub:
     """Move renames a file or directory inside the workspace."""
     Remove: _grpc.UnaryUnaryMultiCallable[_picod_pb2.RemoveRequest, _picod_pb2.RemoveResponse]
     """Remove deletes a file, or a directory with all that is in it if asked to."""
+    RunCode: _grpc.UnaryStreamMultiCallable[_picod_pb2.RunCodeRequest, _picod_pb2.RunCodeResponse]
+    """RunCode runs code in a context, which keeps its state from call to call, and
+    streams what it does: exactly one `started`, any number of `output` and `result`,
+    at most one `error`, exactly one `finished`. Calls on one context take turns, calls
+    on several run side by side. At the timeout, and when the caller hangs up, the code
+    gets SIGINT, and is killed if it goes on.
+    """
+    CreateContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.CreateContextRequest, _picod_pb2.CreateContextResponse]
+    """CreateContext makes a context; its interpreter starts at once."""
+    ListContexts: _grpc.UnaryUnaryMultiCallable[_picod_pb2.ListContextsRequest, _picod_pb2.ListContextsResponse]
+    """ListContexts tells of all contexts, and of what was imported ahead."""
+    RestartContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.RestartContextRequest, _picod_pb2.RestartContextResponse]
+    """RestartContext kills the interpreter with all its processes; the next call has a new
+    one. Calls that wait go on waiting.
+    """
+    DeleteContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.DeleteContextRequest, _picod_pb2.DeleteContextResponse]
+    """DeleteContext ends a context with all its processes. Calls that wait fail with
+    CONTEXT_NOT_FOUND.
+    """
     Interact: _grpc.StreamStreamMultiCallable[_picod_pb2.InteractRequest, _picod_pb2.InteractResponse]
     """UNSTABLE: the methods below answer UNIMPLEMENTED and may change until 0.1.0."""
     ListProcesses: _grpc.UnaryUnaryMultiCallable[_picod_pb2.ListProcessesRequest, _picod_pb2.ListProcessesResponse]
     Signal: _grpc.UnaryUnaryMultiCallable[_picod_pb2.SignalRequest, _picod_pb2.SignalResponse]
-    RunCode: _grpc.UnaryStreamMultiCallable[_picod_pb2.RunCodeRequest, _picod_pb2.RunCodeResponse]
-    CreateContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.CreateContextRequest, _picod_pb2.CreateContextResponse]
-    ListContexts: _grpc.UnaryUnaryMultiCallable[_picod_pb2.ListContextsRequest, _picod_pb2.ListContextsResponse]
-    RestartContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.RestartContextRequest, _picod_pb2.RestartContextResponse]
-    DeleteContext: _grpc.UnaryUnaryMultiCallable[_picod_pb2.DeleteContextRequest, _picod_pb2.DeleteContextResponse]
     WatchDirectory: _grpc.UnaryStreamMultiCallable[_picod_pb2.WatchDirectoryRequest, _picod_pb2.WatchDirectoryResponse]
 
 @_typing.type_check_only
 class PicoDAsyncStub(PicoDStub):
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -111,19 +125,33 @@ class PicoDAsyncStub(PicoDStub):
     """Move renames a file or directory inside the workspace."""
     Remove: _aio.UnaryUnaryMultiCallable[_picod_pb2.RemoveRequest, _picod_pb2.RemoveResponse]  # type: ignore[assignment]
     """Remove deletes a file, or a directory with all that is in it if asked to."""
+    RunCode: _aio.UnaryStreamMultiCallable[_picod_pb2.RunCodeRequest, _picod_pb2.RunCodeResponse]  # type: ignore[assignment]
+    """RunCode runs code in a context, which keeps its state from call to call, and
+    streams what it does: exactly one `started`, any number of `output` and `result`,
+    at most one `error`, exactly one `finished`. Calls on one context take turns, calls
+    on several run side by side. At the timeout, and when the caller hangs up, the code
+    gets SIGINT, and is killed if it goes on.
+    """
+    CreateContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.CreateContextRequest, _picod_pb2.CreateContextResponse]  # type: ignore[assignment]
+    """CreateContext makes a context; its interpreter starts at once."""
+    ListContexts: _aio.UnaryUnaryMultiCallable[_picod_pb2.ListContextsRequest, _picod_pb2.ListContextsResponse]  # type: ignore[assignment]
+    """ListContexts tells of all contexts, and of what was imported ahead."""
+    RestartContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.RestartContextRequest, _picod_pb2.RestartContextResponse]  # type: ignore[assignment]
+    """RestartContext kills the interpreter with all its processes; the next call has a new
+    one. Calls that wait go on waiting.
+    """
+    DeleteContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.DeleteContextRequest, _picod_pb2.DeleteContextResponse]  # type: ignore[assignment]
+    """DeleteContext ends a context with all its processes. Calls that wait fail with
+    CONTEXT_NOT_FOUND.
+    """
     Interact: _aio.StreamStreamMultiCallable[_picod_pb2.InteractRequest, _picod_pb2.InteractResponse]  # type: ignore[assignment]
     """UNSTABLE: the methods below answer UNIMPLEMENTED and may change until 0.1.0."""
     ListProcesses: _aio.UnaryUnaryMultiCallable[_picod_pb2.ListProcessesRequest, _picod_pb2.ListProcessesResponse]  # type: ignore[assignment]
     Signal: _aio.UnaryUnaryMultiCallable[_picod_pb2.SignalRequest, _picod_pb2.SignalResponse]  # type: ignore[assignment]
-    RunCode: _aio.UnaryStreamMultiCallable[_picod_pb2.RunCodeRequest, _picod_pb2.RunCodeResponse]  # type: ignore[assignment]
-    CreateContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.CreateContextRequest, _picod_pb2.CreateContextResponse]  # type: ignore[assignment]
-    ListContexts: _aio.UnaryUnaryMultiCallable[_picod_pb2.ListContextsRequest, _picod_pb2.ListContextsResponse]  # type: ignore[assignment]
-    RestartContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.RestartContextRequest, _picod_pb2.RestartContextResponse]  # type: ignore[assignment]
-    DeleteContext: _aio.UnaryUnaryMultiCallable[_picod_pb2.DeleteContextRequest, _picod_pb2.DeleteContextResponse]  # type: ignore[assignment]
     WatchDirectory: _aio.UnaryStreamMultiCallable[_picod_pb2.WatchDirectoryRequest, _picod_pb2.WatchDirectoryResponse]  # type: ignore[assignment]
 
 class PicoDServicer(metaclass=_abc_1.ABCMeta):
-    """PicoD serves one sandbox: commands and files. All of it happens inside the
+    """PicoD serves one sandbox: commands, code and files. All of it happens inside the
     sandbox, as the work of its runner.
 
     Conventions: paths are bytes, as on Linux (any byte but NUL; usually UTF-8); a
@@ -205,6 +233,55 @@ class PicoDServicer(metaclass=_abc_1.ABCMeta):
         """Remove deletes a file, or a directory with all that is in it if asked to."""
 
     @_abc_1.abstractmethod
+    def RunCode(
+        self,
+        request: _picod_pb2.RunCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_picod_pb2.RunCodeResponse], _abc.AsyncIterator[_picod_pb2.RunCodeResponse]]:
+        """RunCode runs code in a context, which keeps its state from call to call, and
+        streams what it does: exactly one `started`, any number of `output` and `result`,
+        at most one `error`, exactly one `finished`. Calls on one context take turns, calls
+        on several run side by side. At the timeout, and when the caller hangs up, the code
+        gets SIGINT, and is killed if it goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateContext(
+        self,
+        request: _picod_pb2.CreateContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_picod_pb2.CreateContextResponse, _abc.Awaitable[_picod_pb2.CreateContextResponse]]:
+        """CreateContext makes a context; its interpreter starts at once."""
+
+    @_abc_1.abstractmethod
+    def ListContexts(
+        self,
+        request: _picod_pb2.ListContextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_picod_pb2.ListContextsResponse, _abc.Awaitable[_picod_pb2.ListContextsResponse]]:
+        """ListContexts tells of all contexts, and of what was imported ahead."""
+
+    @_abc_1.abstractmethod
+    def RestartContext(
+        self,
+        request: _picod_pb2.RestartContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_picod_pb2.RestartContextResponse, _abc.Awaitable[_picod_pb2.RestartContextResponse]]:
+        """RestartContext kills the interpreter with all its processes; the next call has a new
+        one. Calls that wait go on waiting.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteContext(
+        self,
+        request: _picod_pb2.DeleteContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_picod_pb2.DeleteContextResponse, _abc.Awaitable[_picod_pb2.DeleteContextResponse]]:
+        """DeleteContext ends a context with all its processes. Calls that wait fail with
+        CONTEXT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def Interact(
         self,
         request_iterator: _MaybeAsyncIterator[_picod_pb2.InteractRequest],
@@ -225,41 +302,6 @@ class PicoDServicer(metaclass=_abc_1.ABCMeta):
         request: _picod_pb2.SignalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_picod_pb2.SignalResponse, _abc.Awaitable[_picod_pb2.SignalResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def RunCode(
-        self,
-        request: _picod_pb2.RunCodeRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_picod_pb2.RunCodeResponse], _abc.AsyncIterator[_picod_pb2.RunCodeResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def CreateContext(
-        self,
-        request: _picod_pb2.CreateContextRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_picod_pb2.CreateContextResponse, _abc.Awaitable[_picod_pb2.CreateContextResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def ListContexts(
-        self,
-        request: _picod_pb2.ListContextsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_picod_pb2.ListContextsResponse, _abc.Awaitable[_picod_pb2.ListContextsResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def RestartContext(
-        self,
-        request: _picod_pb2.RestartContextRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_picod_pb2.RestartContextResponse, _abc.Awaitable[_picod_pb2.RestartContextResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def DeleteContext(
-        self,
-        request: _picod_pb2.DeleteContextRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_picod_pb2.DeleteContextResponse, _abc.Awaitable[_picod_pb2.DeleteContextResponse]]: ...
 
     @_abc_1.abstractmethod
     def WatchDirectory(
