@@ -13,7 +13,7 @@ from picod._protocol import ProtocolError
 from picod._values import unpack_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from picod._link import Link
     from picod._spawn import Place
@@ -26,7 +26,11 @@ _PATIENCE = 10.0
 
 
 async def greet(
-    link: Link, limits: Limits, place: Place, environment: Mapping[str, str]
+    link: Link,
+    limits: Limits,
+    place: Place,
+    environment: Mapping[str, str],
+    imports: Sequence[str] = (),
 ) -> dict[bytes, Value]:
     """Give the runner its code and our HELLO, and wait for its own.
 
@@ -35,7 +39,7 @@ async def greet(
 
     """
     link.send(bundle())
-    link.send(messages.hello(limits, place, environment))
+    link.send(messages.hello(limits, place, environment, imports))
     try:
         async with asyncio.timeout(_PATIENCE):
             hello = unpack_dict(await asyncio.shield(link.hello))

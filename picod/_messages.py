@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from picod import _protocol as wire
+from picod._code_messages import pairs
 from picod._errors import InvalidCommandError, InvalidRequestError
 from picod._types import Cause, Exited, FileInfo, FileType, Output, Started
 from picod._values import number, pack, unpack_dict
 from picod.inside import records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from picod._spawn import Place
     from picod._types import Command, Limits
@@ -68,8 +69,13 @@ class Stages:
         return self.spawn + self.isolate + self.load + self.greet
 
 
-def hello(limits: Limits, place: Place, environment: Mapping[str, str]) -> bytes:
-    """Encode our HELLO: where things are, the limits, the environment of commands."""
+def hello(
+    limits: Limits,
+    place: Place,
+    environment: Mapping[str, str],
+    imports: Sequence[str] = (),
+) -> bytes:
+    """Encode our HELLO: where things are, the limits, environment and imports."""
     defaults = {
         "PATH": ":".join(filter(None, (place.programs, _PATH))),
         "HOME": os.fsdecode(place.workspace),
@@ -85,7 +91,8 @@ def hello(limits: Limits, place: Place, environment: Mapping[str, str]) -> bytes
     values[b"workspace"] = place.workspace
     values[b"scratch"] = place.scratch
     values[b"isolated"] = int(place.isolated)
-    values[b"environment"] = _pairs(defaults | dict(environment))
+    values[b"imports"] = [name.encode() for name in imports]
+    values[b"environment"] = pairs(defaults | dict(environment))
     return wire.frame(wire.HELLO, 0, pack(values))
 
 
@@ -127,7 +134,7 @@ def execute(command: Command, timeout: float) -> bytes:
         {
             b"op": b"execute",
             b"argv": arguments,
-            b"environment": _pairs(command.environment),
+            b"environment": pairs(command.environment),
             b"cwd": command.cwd,
             b"stdin": int(bool(command.stdin)),
             b"timeout_ms": max(1, round(timeout * 1000)),
@@ -136,14 +143,6 @@ def execute(command: Command, timeout: float) -> bytes:
     if len(request) > wire.MAX_REQUEST:
         raise InvalidCommandError("the command is too large")
     return request
-
-
-def _pairs(environment: Mapping[str, str]) -> list[Value]:
-    return [
-        os.fsencode(text)
-        for name, value in environment.items()
-        for text in (name, value)
-    ]
 
 
 def offset(value: int) -> int:

@@ -33,11 +33,17 @@ INFO = 11
 ENTRIES = 12
 DONE = 13
 ERROR = 14
+RESULT = 15
+RAISED = 16
 
 TO_RUNNER = frozenset({HELLO, REQUEST_PART, REQUEST, DATA, END, CANCEL, WINDOW})
 FROM_RUNNER = frozenset(
     {HELLO, DATA, WINDOW, STARTED, STDOUT, STDERR, INFO, ENTRIES, DONE, ERROR}
+    | {RESULT, RAISED}
 )
+# Between the runner and an interpreter; the stream is the number of the call.
+TO_INTERPRETER = frozenset({REQUEST_PART, REQUEST})
+FROM_INTERPRETER = frozenset({STARTED, STDOUT, STDERR, RESULT, DATA, RAISED, DONE})
 CREDITED = frozenset({DATA, STDOUT, STDERR, ENTRIES})
 
 _WINDOW = struct.Struct("!I")
@@ -98,6 +104,16 @@ class Parser:
     def unfinished(self) -> bool:
         """Whether the bytes so far end inside a frame."""
         return bool(self._rest)
+
+    def check_whole(self) -> None:
+        """Refuse bytes so far that end inside a frame.
+
+        Raises:
+            ProtocolError: they do.
+
+        """
+        if self._rest:
+            raise ProtocolError("the packet ends inside a frame")
 
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, int, bytes]]:
         """Yield type, stream and payload of each frame that *data* completes.

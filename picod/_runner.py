@@ -1,4 +1,4 @@
-"""The client of one runner: commands and files of one sandbox, no gRPC, no protos."""
+"""The client of one runner: what happens in one sandbox, no gRPC, no protos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from picod import _messages as messages
 from picod import _protocol as wire
 from picod._errors import RunnerFaultError
 from picod._greeting import greet
+from picod._interpreters import Interpreters
 from picod._link import Link
 from picod._messages import Stages
 from picod._spawn import spawn_bwrap, spawn_none
@@ -32,7 +33,7 @@ from picod._upload import Upload
 from picod._values import pack, text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from picod._streams import Stream
@@ -67,6 +68,7 @@ class Runner:
     def __init__(self, link: Link, limits: Limits, stages: Stages, python: str) -> None:
         self._link, self.limits = link, limits
         self.stages, self.python = stages, python
+        self.code = Interpreters(self._opened, link.late, limits.timeout)
 
     @classmethod
     async def start(  # noqa: PLR0913
@@ -78,6 +80,7 @@ class Runner:
         limits: Limits | None = None,
         python: str = "/usr/bin/python3",
         environment: Mapping[str, str] | None = None,
+        imports: Sequence[str] = (),
         folder: Path | None = None,
     ) -> Self:
         """Start a runner and wait until it is ready.
@@ -89,6 +92,7 @@ class Runner:
             limits: what the sandbox may use.
             python: the interpreter, at least 3.9.
             environment: for every command, besides PATH, HOME and the like.
+            imports: packages that interpreters have imported from the start.
             folder: for level `none` the private folder to work in.
 
         Raises:
@@ -104,7 +108,7 @@ class Runner:
             spawned = spawn_none(uid=uid, python=python, folder=folder)
         made = time.monotonic_ns()
         link = Link(spawned)
-        hello = await greet(link, limits, spawned.place, environment or {})
+        hello = await greet(link, limits, spawned.place, environment or {}, imports)
         version = text(hello, b"python").decode("ascii", "replace")
         return cls(link, limits, messages.stages(hello, began, made), version)
 

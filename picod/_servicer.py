@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
-from picod import _wire
+from picod import _wire, _wire_code
 from picod._errors import InvalidRequestError, UploadNotCommittedError
 from picod._refusals import METHOD_NOT_SERVED, TABLE
 from serving import aborting, refuse
@@ -48,6 +48,54 @@ class PicoDServicer:
                 async with aclosing(self._runner.execute(command)) as events:
                     async for event in events:
                         await context.write(_wire.execute_response(event))
+
+    async def RunCode(
+        self, request: picod_pb2.RunCodeRequest, context: Context
+    ) -> None:
+        """Run code in a context; a caller who hangs up interrupts it."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call() as binding:
+                code = _wire_code.code(request, binding.environment)
+                async with aclosing(self._runner.code.run(code)) as events:
+                    async for event in events:
+                        await context.write(_wire_code.run_code_response(event))
+
+    async def CreateContext(
+        self, request: picod_pb2.CreateContextRequest, context: Context
+    ) -> picod_pb2.CreateContextResponse:
+        """Make a context."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call() as binding:
+                new = _wire_code.new_context(request, binding.environment)
+                made = await self._runner.code.create(new)
+        return picod_pb2.CreateContextResponse(context=_wire_code.context(made))
+
+    async def ListContexts(
+        self, _: picod_pb2.ListContextsRequest, context: Context
+    ) -> picod_pb2.ListContextsResponse:
+        """Tell of all contexts and imports."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                told = await self._runner.code.list()
+        return _wire_code.contexts(told)
+
+    async def RestartContext(
+        self, request: picod_pb2.RestartContextRequest, context: Context
+    ) -> picod_pb2.RestartContextResponse:
+        """Give a context a new interpreter."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                made = await self._runner.code.restart(request.context_id)
+        return picod_pb2.RestartContextResponse(context=_wire_code.context(made))
+
+    async def DeleteContext(
+        self, request: picod_pb2.DeleteContextRequest, context: Context
+    ) -> picod_pb2.DeleteContextResponse:
+        """End a context with all its processes."""
+        async with aborting(context, TABLE):
+            with self._sandbox.call():
+                await self._runner.code.delete(request.context_id)
+        return picod_pb2.DeleteContextResponse()
 
     async def ReadFile(
         self, request: picod_pb2.ReadFileRequest, context: Context

@@ -27,6 +27,7 @@ __all__ = [
     "execute_response",
     "file_info",
     "opening",
+    "output",
     "read_file_response",
 ]
 
@@ -81,14 +82,20 @@ def command(
 def execute_response(event: Started | Output | Exited) -> picod_pb2.ExecuteResponse:
     """Return the message for *event*."""
     match event:
-        case Output(stream, offset, data):
-            output = picod_pb2.Output(stream=_STREAMS[stream], offset=offset, data=data)
-            return picod_pb2.ExecuteResponse(output=output)
+        case Output():
+            return picod_pb2.ExecuteResponse(output=output(event))
         case Started(process_id, pid):
             started = picod_pb2.Started(process_id=process_id, pid=pid)
             return picod_pb2.ExecuteResponse(started=started)
         case Exited():
             return picod_pb2.ExecuteResponse(exited=_exited(event))
+
+
+def output(event: Output) -> picod_pb2.Output:
+    """Return the message for a piece of output."""
+    return picod_pb2.Output(
+        stream=_STREAMS[event.stream], offset=event.offset, data=event.data
+    )
 
 
 def _exited(event: Exited) -> picod_pb2.Exited:

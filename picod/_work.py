@@ -8,9 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from picod._code import (
+        Code,
+        CodeFinished,
+        CodeStarted,
+        ContextInfo,
+        Contexts,
+        Fault,
+        NewContext,
+        Result,
+    )
     from picod._types import Command, Exited, FileInfo, Open, Output, Started
 
-__all__ = ["Upload", "Work"]
+__all__ = ["CodeWork", "Upload", "Work"]
 
 
 class Upload(Protocol):
@@ -23,8 +33,33 @@ class Upload(Protocol):
         """Finish the file, if *size* bytes were written, and tell about it."""
 
 
+class CodeWork(Protocol):
+    """Code and contexts of one sandbox; errors are those of `picod._errors`."""
+
+    def run(
+        self, code: Code
+    ) -> AsyncGenerator[CodeStarted | Output | Result | Fault | CodeFinished, None]:
+        """Run *code* and yield what it does; closing interrupts it."""
+
+    async def create(self, new: NewContext) -> ContextInfo:
+        """Make a context."""
+
+    async def list(self) -> Contexts:
+        """Tell of all contexts, and of what was imported ahead."""
+
+    async def restart(self, name: str) -> ContextInfo:
+        """Give a context a new interpreter."""
+
+    async def delete(self, name: str) -> None:
+        """End a context."""
+
+
 class Work(Protocol):
-    """Commands and files of one sandbox; errors are those of `picod._errors`."""
+    """What one sandbox can do; errors are those of `picod._errors`."""
+
+    @property
+    def code(self) -> CodeWork:
+        """Its code and contexts."""
 
     def execute(
         self, command: Command

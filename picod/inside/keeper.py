@@ -8,16 +8,16 @@ copying its pages costs more than a command does.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import marshal
 import os
 import resource
 
-from picod.inside import kernel
+from picod.inside import kernel, search
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     Order = tuple[
@@ -25,53 +25,69 @@ if TYPE_CHECKING:
     ]  # argv, environment, folder, limits, whether isolated
 
 # What a keeper tells: a letter, then numbers of four bytes
+BORN = b"B"  # its own pid, of one that the nursery forked
 STARTED = b"S"  # pid
 FAILED = b"X"  # stage, errno
 ENDED = b"E"  # wait status
 ALONE = b"G"  # nothing is beneath it
 DESCRIPTORS = 4096  # the runner never has more open
 LIMITS, FOLDER, EXECUTE = 1, 2, 3  # the stage that failed
-_SIGCONT = 18
-_SEARCH = b"/usr/local/bin:/usr/bin:/bin"
-_GOING_ON = (errno.ENOENT, errno.ENOTDIR)
+SIGCONT = 18
 
 
 class Keeper:
     """A keeper and our ends of its pipes.
 
     Args:
-        with_input: whether it has a pipe for stdin; then it serves one command.
-        order: what to run first, if known; else it waits for `give`.
-
-    Raises:
-        OSError: no process or descriptor is left for it.
+        pid: its number; 0: it will tell.
+        ends: our ends of stdout, stderr, report, orders and stdin; -1: there is none.
+        control: our end of a socket to what it runs; -1: there is none.
+        lasting: whether it serves one command after the other.
 
     """
 
-    def __init__(self, *, with_input: bool = False, order: Order | None = None) -> None:
-        self.lasting = not with_input
+    def __init__(
+        self,
+        pid: int,
+        ends: tuple[int, int, int, int, int],
+        *,
+        control: int = -1,
+        lasting: bool = False,
+    ) -> None:
+        self.stdout, self.stderr, self.report, self._orders, self.stdin = ends
+        self.pid, self.control, self.lasting = pid, control, lasting
         self.uses = 0
-        ends: list[int] = []
-        try:
-            for _ in range(5 if with_input else 4):
-                ends += os.pipe()
-            self.pid = os.fork()
-        except OSError:
-            for descriptor in ends:
-                os.close(descriptor)
-            raise
-        orders, self._orders, self.stdout, stdout, self.stderr, stderr = ends[:6]
-        self.report, report = ends[6:8]
-        stdin, self.stdin = ends[8:] or (0, -1)
-        if self.pid == 0:
-            stdio = (stdin, stdout, stderr)
-            _live(orders, stdio, report, order, lasting=self.lasting)
-        for descriptor in (orders, stdin, stdout, stderr, report):
-            if descriptor:
-                os.close(descriptor)
-        for descriptor in (self._orders, self.stdout, self.stderr, self.stdin):
+        for descriptor in (*ends[:2], *ends[3:], control):
             if descriptor >= 0:
                 os.set_blocking(descriptor, False)
+
+    @classmethod
+    def fork(cls, *, with_input: bool = False, order: Order | None = None) -> Keeper:
+        """Make one.
+
+        Args:
+            with_input: whether it has a pipe for stdin; then it serves one command.
+            order: what to run first, if known; else it waits for `give`.
+
+        Raises:
+            OSError: no process or descriptor is left for it.
+
+        """
+        ends = pipes(5 if with_input else 4)
+        try:
+            pid = os.fork()
+        except OSError:
+            close(ends)
+            raise
+        orders, our_orders, our_stdout, stdout, our_stderr, stderr = ends[:6]
+        our_report, report = ends[6:8]
+        stdin, our_stdin = ends[8:] or (0, -1)
+        if pid == 0:
+            stdio = (stdin, stdout, stderr)
+            _live(orders, stdio, report, order, lasting=not with_input)
+        close([orders, stdin or -1, stdout, stderr, report])
+        ours = (our_stdout, our_stderr, our_report, our_orders, our_stdin)
+        return cls(pid, ours, lasting=not with_input)
 
     def give(self, order: Order) -> bool:
         """Let it run *order*; return False if it cannot, and end it.
@@ -82,7 +98,7 @@ class Keeper:
         data = marshal.dumps(order, 4)
         data = number(len(data)) + data
         try:
-            os.kill(self.pid, _SIGCONT)
+            os.kill(self.pid, SIGCONT)
             given = os.write(self._orders, data) == len(data)
         except OSError:
             given = False
@@ -99,14 +115,37 @@ class Keeper:
         if self.pid:
             kernel.kill(self.pid)
             self.collect()
-        for descriptor in (self._orders, self.stdout, self.stderr, self.report):
-            os.close(descriptor)
+        close([self._orders, self.stdout, self.stderr, self.report, self.control])
 
     def collect(self) -> bool:
         """Wait for its end, which is near; return whether it was killed."""
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         return os.WIFSIGNALED(status)
+
+
+def pipes(count: int) -> list[int]:
+    """Make *count* pipes: the reading and the writing end of each in turn.
+
+    Raises:
+        OSError: there are not so many descriptors.
+
+    """
+    ends: list[int] = []
+    try:
+        for _ in range(count):
+            ends += os.pipe()
+    except OSError:
+        close(ends)
+        raise
+    return ends
+
+
+def close(descriptors: list[int]) -> None:
+    """Close *descriptors*; -1 stands for none."""
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def number(value: int) -> bytes:
@@ -125,16 +164,17 @@ def _live(
     """Be the keeper."""
     try:
         kernel.adopt_orphans()
-        _close_all_but(orders, *stdio, report)
+        close_all_but(orders, *stdio, report)
         order = order or _await(orders)
         while order:
-            _keep(order, stdio, report, lasting=lasting)
+            keep(order, stdio, report, search.execute, lasting=lasting)
             order = _await(orders) if lasting else None
     finally:
         os._exit(0)
 
 
-def _close_all_but(*kept: int) -> None:
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor above 2 that is not one of *kept*."""
     low = 3
     for descriptor in sorted(kept):
         if descriptor >= low:
@@ -154,10 +194,18 @@ def _await(orders: int) -> Order | None:
     return marshal.loads(data)  # type: ignore[no-any-return]  # noqa: S302
 
 
-def _keep(
-    order: Order, stdio: tuple[int, int, int], report: int, *, lasting: bool
+def keep(
+    order: Order,
+    stdio: tuple[int, int, int],
+    report: int,
+    start: Callable[[Order, tuple[int, int, int]], int],
+    *,
+    lasting: bool = False,
 ) -> None:
-    """Run the command, tell of it, and wait until nothing is beneath us."""
+    """Run what *start* starts, tell of it, and wait until nothing is beneath us.
+
+    *start* returns the pid, or raises OSError.
+    """
     stage = LIMITS
     try:
         _, _, folder, limits, isolated = order
@@ -171,7 +219,7 @@ def _keep(
         stage = FOLDER
         os.chdir(folder)
         stage = EXECUTE
-        main = _execute(order, stdio)
+        main = start(order, stdio)
     except OSError as error:
         failed = FAILED + number(stage) + number(error.errno or 0)
         os.write(report, failed + ALONE)
@@ -198,37 +246,3 @@ def _wait(main: int, report: int) -> None:
             news = b""
         if pid == main:
             news = ENDED + number(status)
-
-
-def _execute(order: Order, stdio: tuple[int, int, int]) -> int:
-    """Start the program, searched like a shell would, and return its pid.
-
-    Raises:
-        OSError: of the last place that had one, else ENOENT.
-
-    """
-    argv, environment, *_ = order
-    actions = [(os.POSIX_SPAWN_DUP2, end, wanted) for wanted, end in enumerate(stdio)]
-    refused = OSError(errno.ENOENT, "not found")
-    for program in _candidates(argv[0], environment.get(b"PATH", _SEARCH)):
-        try:
-            return os.posix_spawn(
-                program,
-                argv,
-                environment,
-                file_actions=actions,
-                setsid=True,
-                setsigdef=kernel.IGNORED,
-            )
-        except OSError as error:
-            if error.errno not in _GOING_ON:
-                refused = error
-    raise refused
-
-
-def _candidates(program: bytes, search: bytes) -> list[bytes]:
-    """Name the files that *program* may mean, those that exist."""
-    if b"/" in program:
-        return [program]
-    paths = [(folder or b".") + b"/" + program for folder in search.split(b":")]
-    return [path for path in paths if os.path.exists(path)]

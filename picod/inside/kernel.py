@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 SIGKILL = 9
 _FIXED = (SIGKILL, 17, 19, 32, 33)  # KILL, STOP; CHLD must reap; libc's own
+_LEFT_TO_PYTHON = (2, 13, 25)  # INT; PIPE and XFSZ, which Python ignores
 IGNORED = [number for number in range(1, 65) if number not in _FIXED]
+_KIB = 1024
 _PR_SET_PDEATHSIG = 1
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
@@ -53,6 +55,13 @@ def ignore_signals() -> None:
     """Ignore every signal that can be ignored, so that untrusted code cannot end us."""
     for number in IGNORED:
         _libc.signal(number, 1)
+
+
+def restore_signals() -> None:
+    """Let every signal do what it does in a fresh Python, but SIGINT: ignored."""
+    for number in IGNORED:
+        if number not in _LEFT_TO_PYTHON:
+            _libc.signal(number, 0)
 
 
 class Process:
@@ -99,9 +108,28 @@ def descendants(roots: Iterable[int], table: list[Process]) -> list[Process]:
     return found
 
 
-def kill(pid: int) -> None:
-    """Send SIGKILL; a process that is gone is fine."""
+def held(pid: int) -> int:
+    """Tell how many bytes of anonymous and shared memory a process holds."""
     try:
-        os.kill(pid, SIGKILL)
+        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        lines = os.read(descriptor, 4096).split(b"\n")
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return sum(
+        int(line.split()[1]) * _KIB
+        for line in lines
+        if line.startswith((b"RssAnon:", b"RssShmem:"))
+    )
+
+
+def kill(pid: int, signal: int = SIGKILL) -> None:
+    """Send *signal*; a process that is gone is fine."""
+    try:
+        os.kill(pid, signal)
     except OSError:
         return

@@ -10,8 +10,8 @@ from picod.inside.keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from picod.inside.commands import Command
     from picod.inside.keeper import Order
+    from picod.inside.kept import Kept
 
 _IDLE = 2  # keepers that wait for commands
 _USES = 500  # commands per keeper: its own processor time is limited, too
@@ -23,10 +23,12 @@ class Reaper:
     """Knows all keepers; what is beneath us and beneath no keeper is a stray."""
 
     def __init__(self) -> None:
-        self.keepers: dict[int, Command] = {}
+        self.keepers: dict[int, Kept] = {}
         self.idle: list[Keeper] = []
+        self.unborn: set[Kept] = set()  # those whose keeper has not told its pid
+        self.nursery = 0  # the pid of the nursery; 0: there is none
         self._looks: dict[int, int] = {}
-        self._orphaned: list[Command] = []
+        self._orphaned: list[Kept] = []
         self.next_look: float | None = None  # for strays, on the monotonic clock
 
     def keeper(self, order: Order, *, with_input: bool) -> Keeper:
@@ -40,9 +42,9 @@ class Reaper:
             kept = self.idle.pop()
             if kept.give(order):
                 return kept
-        return Keeper(with_input=with_input, order=order)
+        return Keeper.fork(with_input=with_input, order=order)
 
-    def release(self, command: Command) -> None:
+    def release(self, command: Kept) -> None:
         """Take the keeper of *command* back, beneath which nothing is."""
         kept = command.kept
         self.keepers.pop(kept.pid, None)
@@ -53,14 +55,15 @@ class Reaper:
         else:
             kept.end()
 
-    def lost(self, command: Command) -> None:
+    def lost(self, command: Kept) -> None:
         """Note that the keeper of *command* closed its report: it has ended.
 
         If it was killed, what was beneath it is now beneath us.
         """
-        del self.keepers[command.kept.pid]
+        self.unborn.discard(command)
+        self.keepers.pop(command.kept.pid, None)
         self._looks.pop(command.kept.pid, None)
-        if command.kept.collect() and not command.alone:
+        if command.kept.pid and command.kept.collect() and not command.alone:
             self._orphaned.append(command)
             self.next_look = time.monotonic()
         else:
@@ -74,12 +77,12 @@ class Reaper:
         table = kernel.processes()
         for command in due:
             self._sweep_tree(command, table, now)
-        if self._orphaned:
+        if self._orphaned and not self.unborn:
             self._sweep_strays(table)
         self.next_look = now + _AGAIN if self._orphaned else None
 
     def _sweep_tree(
-        self, command: Command, table: list[kernel.Process], now: float
+        self, command: Kept, table: list[kernel.Process], now: float
     ) -> None:
         pid = command.kept.pid
         below = kernel.descendants([pid], table)
@@ -96,7 +99,7 @@ class Reaper:
     def _sweep_strays(self, table: list[kernel.Process]) -> None:
         """Kill what lives beneath us, but not beneath a keeper."""
         us = os.getpid()
-        known = {*self.keepers, *(kept.pid for kept in self.idle)}
+        known = {*self.keepers, self.nursery, *(kept.pid for kept in self.idle)}
         others = [p for p in table if p.parent == us and p.pid not in known]
         below = kernel.descendants([process.pid for process in others], table)
         for process in others + below:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 
 from picod import _protocol as wire
-from picod._values import number, pack, text, unpack_dict
-from picod.inside import files, folders, kernel
-from picod.inside.commands import TIMEOUT, Command
+from picod._values import number, pack, text, texts, unpack_dict
+from picod.inside import files, folders
+from picod.inside.commands import Command
+from picod.inside.contexts import Contexts
 from picod.inside.files import Transfer
-from picod.inside.keeper import DESCRIPTORS, Keeper
-from picod.inside.link import Call, HungUpError, Link
+from picod.inside.keeper import Keeper
+from picod.inside.kept import TIMEOUT
+from picod.inside.link import Call
 from picod.inside.memory import Watchdog
+from picod.inside.nursery import Nursery
 from picod.inside.orders import order_of
 from picod.inside.paths import Root
 from picod.inside.reaper import Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from picod._values import Value
+    from collections.abc import Callable
 
-    Stream = Command | Transfer
+    from picod._values import Value
+    from picod.inside.context import Ask
+    from picod.inside.kept import Kept
+    from picod.inside.link import Link
+    from picod.inside.runs import Run
+
+    Stream = Command | Transfer | Run | Ask
 
 
 _RETRY = 1.0  # seconds until a keeper is forked ahead again
@@ -31,37 +39,13 @@ _NEVER = float("inf")
 _LONG = 3600.0  # seconds to wait when nothing is due
 
 
-def main(began_ns: int) -> None:
-    """Serve PicoD on descriptor 0 until it hangs up.
-
-    Args:
-        began_ns: when the interpreter ran its first line, on the monotonic clock.
-
-    """
-    loaded_ns = time.monotonic_ns()
-    kernel.hide()
-    kernel.ignore_signals()
-    kernel.adopt_orphans()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
-    os.closerange(3, DESCRIPTORS)
-    link = Link(os.dup(0))
-    null = os.open("/dev/null", os.O_RDWR)
-    for descriptor in (0, 1):
-        os.dup2(null, descriptor)
-    os.close(null)
-    runner = Runner(link, (began_ns, loaded_ns))
-    try:
-        runner.serve()
-    except HungUpError:
-        runner.end()
-
-
 class Runner:
     """All streams of the one connection."""
 
-    def __init__(self, link: Link, stages: tuple[int, int]) -> None:
-        self._link, self._stages = link, stages
+    def __init__(
+        self, link: Link, stages: tuple[int, int], load: Callable[[], None]
+    ) -> None:
+        self._link, self._stages, self._load = link, stages, load
         self._streams: dict[int, Stream] = {}
         self._ready: dict[int, Stream] = {}
         self._blocked: set[int] = set()
@@ -72,6 +56,8 @@ class Runner:
         self._reaper = Reaper()
         self._ahead_at = _NEVER  # when to fork a keeper ahead
         self._watchdog = Watchdog(self._reaper)
+        self._nursery: Nursery
+        self._contexts: Contexts
 
     def serve(self) -> None:
         """Go round until PicoD hangs up.
@@ -98,14 +84,25 @@ class Runner:
                 self._think_ahead()
 
     def _think_ahead(self) -> None:
-        """Fork the next command's keeper while nobody waits for anything."""
+        """Fork what the next call needs while nobody waits for anything."""
         now = time.monotonic()
-        if self._reaper.idle or now < self._ahead_at:
+        if now < self._ahead_due():
             return
         try:
-            self._reaper.idle.append(Keeper())
+            if self._reaper.idle:
+                self._nursery.open()
+            else:
+                self._reaper.idle.append(Keeper.fork())
         except OSError:
             self._ahead_at = now + _RETRY
+
+    def _ahead_due(self) -> float:
+        """Tell when something is to be forked ahead."""
+        if not self._reaper.idle:
+            return self._ahead_at
+        if not self._reaper.nursery:
+            return max(self._ahead_at, self._nursery.again_at)
+        return _NEVER
 
     def end(self) -> None:
         """End every process; without isolation also remove the workspace."""
@@ -122,20 +119,22 @@ class Runner:
         if self._ready:
             return 0
         now = time.monotonic()
-        if not self._reaper.idle and self._ahead_at <= now:
+        ahead = self._ahead_due()
+        if ahead <= now:
             return 0
         times = [c.deadline for c in self._commands() if c.sweep_at is None]
         times += [c.sweep_at for c in self._commands() if c.sweep_at is not None]
         again = self._reaper.next_look
         if again is not None:
             times.append(again)
-        if not self._reaper.idle:
-            times.append(self._ahead_at)
+        times.append(ahead)
+        if self._defaults:
+            times.append(self._contexts.due())
         if self._watchdog.next_look:
             times.append(self._watchdog.next_look)
         return min(max(0.0, min(times, default=_LONG) - now), _LONG) + 0.0005
 
-    def _commands(self) -> list[Command]:
+    def _commands(self) -> list[Kept]:
         return list(self._reaper.keepers.values())
 
     def _on_time(self) -> None:
@@ -143,6 +142,8 @@ class Runner:
         for command in self._commands():
             if command.sweep_at is None and command.deadline <= now:
                 command.kill(TIMEOUT)
+        if self._defaults:
+            self._contexts.on_time(now)
         self._watchdog.look(now)
         self._reaper.sweep(now)
         self._forget_all()
@@ -189,6 +190,14 @@ class Runner:
             Root(b"/workspace", text(values, b"workspace")),
             Root(text(values, b"scratch"), text(values, b"scratch")),
         ]
+        self._nursery = Nursery(
+            self._link,
+            self._reaper,
+            self._load,
+            texts(values, b"imports"),
+            isolated=bool(number(values, b"isolated")),
+        )
+        self._contexts = Contexts(self._link, self._reaper, self._nursery, values)
         os.chdir("/")
         hello: dict[bytes, Value] = {
             b"version": wire.VERSION,
@@ -220,6 +229,11 @@ class Runner:
     def _open(self, call: Call, request: dict[bytes, Value]) -> None:
         if text(request, b"op") == b"execute":
             self._execute(call, request)
+            return
+        asked = self._contexts.take(call, request)
+        if asked is not None:
+            self._streams[call.stream] = asked
+            self._forget(asked)
             return
         transfer = Transfer(call, lambda made: self._work(made, request))
         self._streams[call.stream] = transfer

@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cubemesh.v1 import picod_pb2_grpc
+from picod._code import (
+    Code,
+    CodeEnd,
+    CodeFinished,
+    CodeStarted,
+    ContextInfo,
+    Contexts,
+    Fault,
+    Import,
+    NewContext,
+    Result,
+)
 from picod._errors import (
     CommandNotFoundError,
+    ContextNotFoundError,
     FileExistsInSandboxError,
     MissingFileError,
     SizeMismatchError,
@@ -45,10 +58,57 @@ def about(path: bytes, size: int = 0) -> FileInfo:
     return FileInfo(name, path, FileType.REGULAR, size, 0o644, 1_500_000_000, b"")
 
 
+class FakeCode:
+    """Has one context, and runs two pieces of code: wait, and anything else."""
+
+    def __init__(self) -> None:
+        self.asked: list[Code | NewContext | str] = []
+        self.running = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.info = ContextInfo("ctx-1", "python", b"/w\xff", 3, busy=True, waiting=2)
+
+    async def run(
+        self, code: Code
+    ) -> AsyncGenerator[CodeStarted | Output | Result | Fault | CodeFinished, None]:
+        self.asked.append(code)
+        self._known(code.context)
+        try:
+            yield CodeStarted("ctx-1", 4, "new")
+            self.running.set()
+            if code.text == "wait":
+                await asyncio.Event().wait()
+            yield Output("stderr", 0, b"said")
+            yield Result(True, {"text/plain": b"4", "image/png": b"\x89"}, {"x": "cut"})  # noqa: FBT003
+            yield Fault("KeyError", "'k'", "Traceback …")
+            yield CodeFinished(CodeEnd.TIMEOUT, 1.5, True, 7, 8)  # noqa: FBT003
+        finally:
+            self.idle.set()
+
+    async def create(self, new: NewContext) -> ContextInfo:
+        self.asked.append(new)
+        return self.info
+
+    async def list(self) -> Contexts:
+        return Contexts([self.info], [Import("numpy", 0.25, 4096, "no")])
+
+    async def restart(self, name: str) -> ContextInfo:
+        self._known(name)
+        return self.info
+
+    async def delete(self, name: str) -> None:
+        self._known(name)
+        self.asked.append(name)
+
+    def _known(self, name: str) -> None:
+        if name not in {"", "ctx-1"}:
+            raise ContextNotFoundError
+
+
 class FakeWork:
     """Keeps files in a dict and runs three commands: echo, wait, flood."""
 
     def __init__(self) -> None:
+        self.code = FakeCode()
         self.files: dict[bytes, bytes] = {}
         self.commands: list[Command] = []
         self.discarded = 0

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from cubemesh.v1 import picod_pb2
+from picod._code import Code, NewContext
 from picod._errors import ERRORS_BY_REASON, IsolationError, PicoDError
 from picod._refusals import TABLE
 from picod._servicer import PicoDServicer
@@ -33,6 +34,11 @@ SERVED = {
     "MakeDirectory",
     "Move",
     "Remove",
+    "RunCode",
+    "CreateContext",
+    "ListContexts",
+    "RestartContext",
+    "DeleteContext",
 }
 
 
@@ -123,6 +129,91 @@ def test_every_error_has_its_status() -> None:
     assert {kind: TABLE[kind].reason for kind in kinds} == {
         kind: kind.reason for kind in kinds
     }
+
+
+async def test_streams_what_code_does(tmp_path: Path) -> None:
+    """Each event of a call arrives, in its order, with all its fields."""
+    work = FakeWork()
+    request = picod_pb2.RunCodeRequest(code="x", language="py")
+    request.timeout.FromMilliseconds(1500)
+    async with serving(work, tmp_path) as (stub, _):
+        events = [event async for event in stub.RunCode(request)]
+    assert work.code.asked == [Code("x", "", "python", {"A": "1"}, 1.5)]
+    started, output, result, error, finished = events
+    assert started.started == picod_pb2.CodeStarted(
+        context_id="ctx-1", execution_count=4, notice="new"
+    )
+    assert output.output.data == b"said"
+    assert result.result == picod_pb2.Result(
+        main=True,
+        data={"text/plain": b"4", "image/png": b"\x89"},
+        cut={"x": "cut"},
+    )
+    assert (error.error.name, error.error.value) == ("KeyError", "'k'")
+    assert error.error.traceback == "Traceback …"
+    told = finished.finished
+    assert told.cause == picod_pb2.CodeFinished.CAUSE_TIMEOUT
+    assert (told.duration.ToMilliseconds(), told.state_lost) == (1500, True)
+    assert (told.output_omitted, told.results_omitted) == (7, 8)
+
+
+async def test_contexts_over_the_wire(tmp_path: Path) -> None:
+    """Create, list, restart, delete: each reaches the runner and comes back."""
+    work = FakeWork()
+    async with serving(work, tmp_path) as (stub, _):
+        made = await stub.CreateContext(
+            picod_pb2.CreateContextRequest(
+                working_directory=b"/w", environment={"B": "2"}
+            )
+        )
+        assert work.code.asked == [NewContext("python", b"/w", {"A": "1", "B": "2"})]
+        listed = await stub.ListContexts(picod_pb2.ListContextsRequest())
+        assert list(listed.contexts) == [made.context]
+        assert made.context == picod_pb2.Context(
+            context_id="ctx-1",
+            language="python",
+            working_directory=b"/w\xff",
+            execution_count=3,
+            busy=True,
+            waiting=2,
+        )
+        (imported,) = listed.imports
+        assert (imported.name, imported.memory_bytes) == ("numpy", 4096)
+        assert (imported.duration.ToMilliseconds(), imported.error) == (250, "no")
+        asked = picod_pb2.RestartContextRequest(context_id="ctx-1")
+        assert (await stub.RestartContext(asked)).context == made.context
+        await stub.DeleteContext(picod_pb2.DeleteContextRequest(context_id="ctx-1"))
+        assert work.code.asked[-1] == "ctx-1"
+
+
+async def test_refusals_of_code_carry_their_reason(tmp_path: Path) -> None:
+    """What cannot run is refused with status and reason."""
+    async with serving(FakeWork(), tmp_path) as (stub, _):
+        asking = picod_pb2.RunCodeRequest
+        for request, wanted in (
+            (asking(code="1", language="cobol"), "LANGUAGE_NOT_AVAILABLE"),
+            (asking(code="1", context_id="no"), "CONTEXT_NOT_FOUND"),
+            (asking(code="\0"), "INVALID_REQUEST"),
+            (asking(code="x" * 1_048_577), "INVALID_REQUEST"),
+        ):
+            assert (await refusal(stub.RunCode(request)))[1] == wanted
+        asked = picod_pb2.DeleteContextRequest(context_id="no")
+        assert await refusal(stub.DeleteContext(asked)) == (
+            "NOT_FOUND",
+            "CONTEXT_NOT_FOUND",
+        )
+
+
+async def test_a_caller_who_hangs_up_ends_the_code(tmp_path: Path) -> None:
+    """No code outlives the call that asked for it."""
+    work = FakeWork()
+    async with serving(work, tmp_path) as (stub, sandbox), asyncio.timeout(5):
+        call = stub.RunCode(picod_pb2.RunCodeRequest(code="wait"))
+        await work.code.running.wait()
+        assert sandbox.open_calls == 1
+        call.cancel()
+        await work.code.idle.wait()
+    assert sandbox.open_calls == 0
 
 
 async def test_a_caller_who_hangs_up_ends_the_command(tmp_path: Path) -> None:
