@@ -102,6 +102,7 @@ async def _runner(settings: Settings, folder: Path | None) -> Runner:
             uid=settings.uid,
             limits=settings.runner_limits,
             python=str(settings.python),
+            imports=settings.imports,
             folder=folder,
         )
     except IsolationError as error:

@@ -45,6 +45,12 @@ def _sandbox_id(text: str) -> str:
     return text
 
 
+def _module(text: str) -> str:
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError(f"{text!r} is no name of a module")
+    return text
+
+
 def _told(value: T | None) -> T:
     if value is None:
         raise LookupError("this is not set in this mode: see `faults`")
@@ -133,6 +139,12 @@ class Settings(IdentityFlags):
         FILE,
         default="/usr/bin/python3",
         help="The interpreter of the runner, 3.9 or newer",
+    )
+    imports: tuple[str, ...] = flag(
+        "--import",
+        FlagType("module", _module),
+        multiple=True,
+        help="A module that code finds imported from the start; repeatable",
     )
     orphan_timeout: float = flag(
         "--orphan-timeout",

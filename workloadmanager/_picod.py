@@ -52,6 +52,8 @@ class Plan:
             argv += ["--uid", str(place.uid)]
         if template.python:
             argv += ["--python", template.python]
+        for name in template.imports:
+            argv += ["--import", name]
         for name, value in template.limits.items():
             argv += ["--limit", f"{name}={_write_limit(name, value)}"]
         return argv

@@ -28,6 +28,7 @@ __all__ = ["load_templates", "parse_templates"]
 _LARGEST_FILE = 1 << 20
 _MAP = "tag:yaml.org,2002:map"
 _LARGEST_NUMBER = 1 << 40  # bytes, pieces or seconds
+_MOST_IMPORTS = 64
 _LIFETIME = PYTHON.default_lifetime
 
 
@@ -121,6 +122,20 @@ class _Reader:
             self._fault(node, place, f"{path!r} is not an absolute path")
         return path
 
+    def modules(self, place: str, node: yaml.Node) -> tuple[str, ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            self._fault(node, place, "must be a list of modules")
+            return ()
+        if len(node.value) > _MOST_IMPORTS:
+            self._fault(node, place, f"has more than {_MOST_IMPORTS} modules")
+        names = [self.text(place, each) for each in node.value]
+        for name, each in zip(names, node.value, strict=True):
+            if not all(part.isidentifier() for part in name.split(".")):
+                self._fault(each, place, f"{name!r} is no name of a module")
+            elif names.count(name) > 1:
+                self._fault(each, place, f"{name!r} stands twice")
+        return tuple(names)
+
     def duration(self, place: str, node: yaml.Node) -> timedelta | None:
         seconds = self._parsed(DURATION, place, node)
         return None if seconds is None else timedelta(seconds=seconds)
@@ -187,6 +202,7 @@ _FIELDS: dict[str, tuple[str, Callable[[_Reader, str, yaml.Node], Any]]] = {
     "description": ("description", _Reader.text),
     "isolation": ("isolation", _Reader.level),
     "python": ("python", _Reader.python),
+    "imports": ("imports", _Reader.modules),
     "limits": ("limits", _Reader.limits),
     "lifetime": ("default_lifetime", _Reader.duration),
     "maximum_lifetime": ("maximum_lifetime", _Reader.duration),

@@ -33,6 +33,7 @@ class Template:
     """How a sandbox is made.
 
     *isolation* empty: the service's default level. *python* empty: PicoD's choice.
+    *imports* are the modules that code finds imported from the start.
     *limits* are in seconds, bytes or pieces, by the names of `LIMITS`; what is not
     named here has PicoD's own limit.
     """
@@ -41,6 +42,7 @@ class Template:
     description: str = ""
     isolation: str = ""
     python: str = ""
+    imports: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     default_lifetime: timedelta = timedelta(hours=1)
     maximum_lifetime: timedelta = timedelta(hours=24)

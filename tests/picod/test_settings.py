@@ -43,6 +43,15 @@ def test_refuses_strange_limits(limit: str, said: str) -> None:
     assert said in fault
 
 
+def test_takes_imports() -> None:
+    """Modules come in the order in which they are told; a strange name is refused."""
+    flags = ["--import", "numpy", "--import", "xml.dom"]
+    settings = read(Settings, [*BASE, *JWT, *flags], {}, "picod")
+    assert settings.imports == ("numpy", "xml.dom")
+    (fault,) = faults(*BASE, *JWT, "--import", "os; x")
+    assert "no name of a module" in fault
+
+
 def test_mtls_needs_an_identity_and_a_router() -> None:
     """All that is missing is told at once."""
     assert [fault.split()[0] for fault in faults(*BASE)] == [

@@ -23,6 +23,7 @@ templates:
     idle_timeout: 1m30s
     limits: {memory: 64MiB, processes: 8, timeout: 1.5s, workspace: 4096}
     environment: {MODE: quick, EMPTY: ""}
+    imports: [numpy, xml.dom]
 """
 
 
@@ -47,6 +48,7 @@ def test_a_file_says_everything_about_a_template() -> None:
         "workspace": 4096,
     }
     assert tiny.environment == {"MODE": "quick", "EMPTY": ""}
+    assert tiny.imports == ("numpy", "xml.dom")
 
 
 def test_python_is_built_in_and_can_be_replaced() -> None:
@@ -99,6 +101,21 @@ templates:
     ):
         assert place in told
     assert len(found) == 13
+
+
+@pytest.mark.parametrize(
+    ("imports", "said"),
+    [
+        ("numpy", "a.imports: must be a list of modules"),
+        ("[json, 'os; x']", "a.imports: 'os; x' is no name of a module"),
+        ("[json, json]", "a.imports: 'json' stands twice"),
+        ("[[json]]", "a.imports: must be a text"),
+        (str([f"m{n}" for n in range(65)]), "a.imports: has more than 64 modules"),
+    ],
+)
+def test_imports_are_names_of_modules(imports: str, said: str) -> None:
+    """What could not be imported anywhere is a fault of the file."""
+    assert said in faults(f"templates: {{a: {{imports: {imports}}}}}")[0]
 
 
 def test_a_key_that_stands_twice_is_a_fault() -> None:
