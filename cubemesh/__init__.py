@@ -3,6 +3,7 @@ r"""Run code nobody trusts in sandboxes.
     from cubemesh import Sandbox
 
     with Sandbox.create() as sandbox:
+        print(sandbox.run_code("6 * 7").text)
         print(sandbox.commands.run("echo hello; ls -l").stdout)
         sandbox.files.write("data.csv", b"a,b\n1,2\n")
 
@@ -15,19 +16,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cubemesh._blocking import Commands, Files, Sandbox
+    from cubemesh._blocking import Commands, Contexts, Files, Sandbox
+    from cubemesh._code import (
+        ContextInfo,
+        Execution,
+        ExecutionError,
+        ImportInfo,
+        Logs,
+        Result,
+    )
     from cubemesh._commands import AsyncCommands
+    from cubemesh._contexts import AsyncContexts
     from cubemesh._errors import (
         CommandFailedError,
         CommandNotFoundError,
         ConfigurationError,
         ConflictError,
+        ContextNotFoundError,
         CubeMeshError,
         DeadlineExceededError,
         ExhaustedError,
         InternalError,
         InvalidPathError,
         InvalidRequestError,
+        LanguageNotAvailableError,
         MeshError,
         NotFoundError,
         OverloadedError,
@@ -57,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncCommands",
+    "AsyncContexts",
     "AsyncFiles",
     "AsyncSandbox",
     "CommandEvent",
@@ -69,19 +82,28 @@ __all__ = [
     "Commands",
     "ConfigurationError",
     "ConflictError",
+    "ContextInfo",
+    "ContextNotFoundError",
+    "Contexts",
     "CubeMeshError",
     "DeadlineExceededError",
+    "Execution",
+    "ExecutionError",
     "ExhaustedError",
     "FileInfo",
     "Files",
+    "ImportInfo",
     "InternalError",
     "InvalidPathError",
     "InvalidRequestError",
+    "LanguageNotAvailableError",
+    "Logs",
     "MeshError",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
     "Profile",
+    "Result",
     "Sandbox",
     "SandboxFileExistsError",
     "SandboxFileNotFoundError",
@@ -98,6 +120,7 @@ __all__ = [
 # Loaded at first use: gRPC alone takes longer than the rest of a short script.
 _ROOMS = {
     "AsyncCommands": "_commands",
+    "AsyncContexts": "_contexts",
     "AsyncFiles": "_files",
     "AsyncSandbox": "_sandbox",
     "CommandEvent": "_values",
@@ -106,9 +129,16 @@ _ROOMS = {
     "CommandResult": "_values",
     "CommandStarted": "_values",
     "Commands": "_blocking",
+    "ContextInfo": "_code",
+    "Contexts": "_blocking",
+    "Execution": "_code",
+    "ExecutionError": "_code",
     "FileInfo": "_values",
     "Files": "_blocking",
+    "ImportInfo": "_code",
+    "Logs": "_code",
     "Profile": "_profile",
+    "Result": "_code",
     "Sandbox": "_blocking",
     "SessionInfo": "_values",
 }

@@ -13,6 +13,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from cubemesh._commands import AsyncCommands
+from cubemesh._contexts import AsyncContexts
 from cubemesh._files import AsyncFiles
 from cubemesh._portal import portal
 from cubemesh._sandbox import AsyncSandbox
@@ -108,6 +109,19 @@ class Commands(_Face[AsyncCommands]):
     stream = _iterating(AsyncCommands.stream)
 
 
+class Contexts(_Face[AsyncContexts]):
+    """The contexts of one sandbox; made by it, as ``sandbox.contexts``.
+
+    A context keeps its state: what one call defines, the next one has.
+    """
+
+    create = _blocking(AsyncContexts.create)
+    delete = _blocking(AsyncContexts.delete)
+    imports = _blocking(AsyncContexts.imports)
+    list = _blocking(AsyncContexts.list)
+    restart = _blocking(AsyncContexts.restart)
+
+
 class Files(_Face[AsyncFiles]):
     """The files of one sandbox; made by it, as ``sandbox.files``.
 
@@ -136,6 +150,7 @@ class Sandbox(_Face[AsyncSandbox]):
     ::
 
         with Sandbox.create() as sandbox:
+            print(sandbox.run_code("6 * 7").text)
             print(sandbox.commands.run("echo hello").stdout)
 
     Leaving the block ends a sandbox that was created here; one that was connected to
@@ -147,6 +162,7 @@ class Sandbox(_Face[AsyncSandbox]):
     connect = _making(AsyncSandbox.connect)
     get = _telling(AsyncSandbox.get)
     list = _telling(AsyncSandbox.list)
+    run_code = _blocking(AsyncSandbox.run_code)
     info = _blocking(AsyncSandbox.info)
     extend = _blocking(AsyncSandbox.extend)
     kill = _blocking(AsyncSandbox.kill)
@@ -162,6 +178,11 @@ class Sandbox(_Face[AsyncSandbox]):
     def commands(self) -> Commands:
         """Run commands."""
         return Commands(self._twin.commands)
+
+    @property
+    def contexts(self) -> Contexts:
+        """Make and end contexts for `run_code`."""
+        return Contexts(self._twin.contexts)
 
     @property
     def files(self) -> Files:

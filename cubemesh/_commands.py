@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cubemesh._calls import GRACE, LONGEST, answers, ending
 from cubemesh._errors import CommandFailedError, InternalError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cubemesh._paths import SandboxPath
     from cubemesh._session import Session
     from cubemesh._values import CommandEvent
+
+T = TypeVar("T")
 
 # Set by the blocking face: runs a callback where its user wrote it.
 ELSEWHERE: ContextVar[Callable[[Callable[[], object]], Awaitable[object]] | None] = (
@@ -66,7 +68,7 @@ class AsyncCommands:
 
         """
         pieces: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-        heard = {"stdout": _Listener(on_stdout), "stderr": _Listener(on_stderr)}
+        heard = {"stdout": Listener(on_stdout), "stderr": Listener(on_stderr)}
         exited: CommandExited | None = None
         events = self.stream(command, timeout=timeout, cwd=cwd, env=env, stdin=stdin)
         async with aclosing(events):
@@ -123,27 +125,42 @@ class AsyncCommands:
                         yield event
 
 
-class _Listener:
-    """A callback that is told text, however the bytes were cut."""
+class Listener:
+    """A callback that is told text, however the bytes were cut.
 
-    def __init__(self, callback: Callable[[str], object] | None) -> None:
-        self._callback = callback
+    *pieces* gathers the same text.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[[str], object] | None,
+        pieces: list[str] | None = None,
+    ) -> None:
+        self._callback, self._pieces = callback, pieces
         self._text = Text()
 
     async def hear(self, data: bytes, *, final: bool = False) -> None:
-        callback = self._callback
-        if callback is None:
+        """Take *data*; *final*: nothing comes after it."""
+        if self._callback is None and self._pieces is None:
             return
         text = self._text(data, final=final)
-        if not text:
-            return
-        elsewhere = ELSEWHERE.get()
-        if elsewhere is not None:
-            await elsewhere(lambda: callback(text))
-            return
-        answer = callback(text)
-        if inspect.isawaitable(answer):
-            await answer
+        if text and self._pieces is not None:
+            self._pieces.append(text)
+        if text:
+            await tell(self._callback, text)
+
+
+async def tell(callback: Callable[[T], object] | None, value: T) -> None:
+    """Call *callback* with *value*, where its user wrote it."""
+    if callback is None:
+        return
+    elsewhere = ELSEWHERE.get()
+    if elsewhere is not None:
+        await elsewhere(lambda: callback(value))
+        return
+    answer = callback(value)
+    if inspect.isawaitable(answer):
+        await answer
 
 
 def _result(

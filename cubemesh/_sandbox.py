@@ -7,15 +7,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from cubemesh._commands import AsyncCommands
+from cubemesh._contexts import AsyncContexts, run_code
 from cubemesh._errors import SessionNotFoundError
 from cubemesh._files import AsyncFiles
 from cubemesh._session import Mesh, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from pathlib import Path
 
+    from cubemesh._code import ContextInfo, Execution, Result
     from cubemesh._profile import Profile
     from cubemesh._values import SessionInfo
 
@@ -26,6 +28,7 @@ class AsyncSandbox:
     ::
 
         async with await AsyncSandbox.create() as sandbox:
+            print((await sandbox.run_code("6 * 7")).text)
             print((await sandbox.commands.run("echo hello")).stdout)
 
     Leaving the block ends a sandbox that was created here; one that was connected to
@@ -38,6 +41,7 @@ class AsyncSandbox:
         self._made_here = made_here
         self._open = True
         self.commands = AsyncCommands(session)
+        self.contexts = AsyncContexts(session)
         self.files = AsyncFiles(session)
 
     @classmethod
@@ -119,6 +123,45 @@ class AsyncSandbox:
     def session_id(self) -> str:
         """The name of the session, for `connect`."""
         return self._session.session_id
+
+    async def run_code(  # noqa: PLR0913 - all but the code are keywords
+        self,
+        code: str,
+        *,
+        context: ContextInfo | str | None = None,
+        language: str = "python",
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - kept by the sandbox, not by us
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        on_result: Callable[[Result], object] | None = None,
+    ) -> Execution:
+        """Run *code* like a cell of a notebook and return what it did.
+
+        What it defines is there for the next call on the same *context*; without one
+        it runs in the context that *language* (``"python"``, ``"bash"``, ``"node"``)
+        has for all such calls. Calls on one context take turns. *timeout* (seconds)
+        bounds the call, its turn included: then the code is interrupted, and killed if
+        it goes on; the sandbox's own limit caps it. The callbacks are called with each
+        piece of text, and each `Result`, as it comes. Code that fails is an `Execution`
+        with an ``error``.
+
+        Raises:
+            ContextNotFoundError: there is no such context.
+            LanguageNotAvailableError: the sandbox has no such interpreter.
+            OverloadedError: the context is busy, and stays it for too long.
+            MeshError: the mesh refused or failed.
+
+        """
+        return await run_code(
+            self._session,
+            code,
+            context=context,
+            language=language,
+            timeout=timeout,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            on_result=on_result,
+        )
 
     async def info(self) -> SessionInfo:
         """Tell about this session."""

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 SESSION = "x-agentcube-session-id"
 SERVER_NAME = "agentcube-router"
+_CONTEXT = picod_pb2.Context(
+    context_id="ctx-1",
+    language="python",
+    working_directory=b"/w",
+    execution_count=2,
+    busy=True,
+    waiting=1,
+)
 
 
 async def refuse(
@@ -64,6 +72,7 @@ class FakeRouter(SessionsServicer, PicoDServicer):
         self.seen_certificates: list[bytes] = []
         self.created: list[router_pb2.SessionsCreateSessionRequest] = []
         self.executed: list[picod_pb2.ExecuteRequest] = []
+        self.asked: list[Any] = []  # about code and contexts
         self.hung_up = asyncio.Event()
         self.started = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -149,6 +158,60 @@ class FakeRouter(SessionsServicer, PicoDServicer):
             self.hung_up.set()
             raise
         yield _exited(code=0)
+
+    async def RunCode(self, request: Any, context: Any) -> Any:
+        await self._files(context)
+        self.asked.append(request)
+        started = picod_pb2.CodeStarted(context_id="python", execution_count=3)
+        started.notice = "new"
+        yield picod_pb2.RunCodeResponse(started=started)
+        if request.code == "hang":
+            async for event in self._hang():
+                yield picod_pb2.RunCodeResponse(output=event.output)
+        if request.context_id == "none":
+            code = grpc.StatusCode.NOT_FOUND
+            await refuse(context, code, "CONTEXT_NOT_FOUND", "no such context")
+        for data in (b"\xc3", b"\xa4"):  # one character over two messages
+            yield picod_pb2.RunCodeResponse(output=_output(data).output)
+        oh = _output(b"oh", stream=picod_pb2.Output.STREAM_STDERR).output
+        yield picod_pb2.RunCodeResponse(output=oh)
+        shown = {"text/plain": b"shown", "image/png": b"\x89"}
+        yield picod_pb2.RunCodeResponse(result=picod_pb2.Result(data=shown))
+        main = {"text/plain": b"42", "text/html": b"<b>", "application/json": b"[1]"}
+        result = picod_pb2.Result(main=True, data=main, cut={"text/plain": "half"})
+        yield picod_pb2.RunCodeResponse(result=result)
+        if request.code == "1/0":
+            error = picod_pb2.CodeError(name="ZeroDivisionError", value="by zero")
+            yield picod_pb2.RunCodeResponse(error=error)
+        finished = picod_pb2.CodeFinished(
+            cause=picod_pb2.CodeFinished.CAUSE_TIMEOUT,
+            duration=Duration(seconds=2),
+            state_lost=True,
+            output_omitted=5,
+            results_omitted=6,
+        )
+        yield picod_pb2.RunCodeResponse(finished=finished)
+
+    async def CreateContext(self, request: Any, context: Any) -> Any:
+        await self._files(context)
+        self.asked.append(request)
+        return picod_pb2.CreateContextResponse(context=_CONTEXT)
+
+    async def ListContexts(self, request: Any, context: Any) -> Any:
+        await self._files(context)
+        imported = picod_pb2.Import(name="numpy", memory_bytes=7, error="no")
+        imported.duration.FromMilliseconds(250)
+        return picod_pb2.ListContextsResponse(contexts=[_CONTEXT], imports=[imported])
+
+    async def RestartContext(self, request: Any, context: Any) -> Any:
+        await self._files(context)
+        self.asked.append(request)
+        return picod_pb2.RestartContextResponse(context=_CONTEXT)
+
+    async def DeleteContext(self, request: Any, context: Any) -> Any:
+        await self._files(context)
+        self.asked.append(request)
+        return picod_pb2.DeleteContextResponse()
 
     async def ReadFile(self, request: Any, context: Any) -> Any:
         content = await self._file(context, request.path)

@@ -11,11 +11,13 @@ import pytest
 
 from cubemesh import (
     AsyncCommands,
+    AsyncContexts,
     AsyncFiles,
     AsyncSandbox,
     CommandExited,
     CommandOutput,
     Commands,
+    Contexts,
     Files,
     Sandbox,
 )
@@ -30,11 +32,16 @@ def _public(of: type) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("face", "twin"),
-    [(Commands, AsyncCommands), (Files, AsyncFiles), (Sandbox, AsyncSandbox)],
+    [
+        (Commands, AsyncCommands),
+        (Contexts, AsyncContexts),
+        (Files, AsyncFiles),
+        (Sandbox, AsyncSandbox),
+    ],
 )
 def test_the_face_has_all_that_its_twin_has(face: type, twin: type) -> None:
     """Nobody can add a method to one and forget the other; texts and arguments too."""
-    parts = {"commands", "files"} if face is Sandbox else set()
+    parts = {"commands", "contexts", "files"} if face is Sandbox else set()
     assert set(_public(face)) == set(_public(twin)) | parts
     for name, method in _public(twin).items():
         mine = getattr(face, name)
@@ -59,6 +66,22 @@ def test_a_block_of_plain_code(blocking_mesh: Mesh) -> None:
         with Sandbox.connect(sandbox.session_id, profile=blocking_mesh.profile) as two:
             assert two.info().state == "ready"
     assert blocking_mesh.router.sessions == {}
+
+
+def test_code_in_plain_code(blocking_mesh: Mesh) -> None:
+    """Code and contexts block as commands do; callbacks run in the caller's thread."""
+    threads = set()
+    with Sandbox.create(profile=blocking_mesh.profile) as sandbox:
+
+        def hear(_: object) -> None:
+            threads.add(threading.current_thread())
+            assert sandbox.contexts.list()
+
+        ran = sandbox.run_code("x", on_stdout=hear, on_result=hear)
+        assert ran.text == "42"
+        context = sandbox.contexts.create("bash")
+        sandbox.contexts.delete(sandbox.contexts.restart(context))
+    assert threads == {threading.current_thread()}
 
 
 def test_a_stream_left_early_hangs_up(blocking_mesh: Mesh) -> None:
