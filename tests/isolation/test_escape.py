@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from picod._code import NewContext
 from picod._errors import MissingFileError, PathOutsideWorkspaceError
 from picod._runner import Command, Output
 from tests.isolation.hosts import SECRET, UIDS, planted
+from tests.picod.cells import cell
 from tests.picod.sandboxes import alive, python, read, run, sandbox, write
 
 if TYPE_CHECKING:
@@ -64,12 +66,18 @@ def secrets() -> Iterator[Planted]:
 
 
 async def attempts(runner: Runner, code: str) -> Result:
-    """Try *code* inside; it must have tried something, and escaped by nothing."""
+    """Try *code* as a command and in a context.
+
+    It must have tried something, and escaped by nothing.
+    """
+    ran = await cell(runner, PRELUDE + code, timeout=30)
+    assert ran.fault is None, ran.fault
     result = await python(runner, PRELUDE + code, timeout=30)
     assert result.code == 0, result.stderr
-    assert b"refused" in result.stdout
-    assert b"ESCAPED" not in result.stdout, result.stdout
-    assert SECRET.encode() not in result.stdout
+    for stdout in (ran.stdout, result.stdout):
+        assert b"refused" in stdout
+        assert b"ESCAPED" not in stdout, stdout
+        assert SECRET.encode() not in stdout
     assert runner.fault is None
     return result
 
@@ -125,6 +133,70 @@ async def test_inherited_descriptors(runner: Runner) -> None:
     lines = result.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1", "2"]
     assert not [line for line in lines if "socket" in line]
+
+
+async def test_inherited_descriptors_of_an_interpreter(runner: Runner) -> None:
+    """A context has 0, 1, 2 and its own socket; nothing that it starts has the last."""
+    code = """
+import os, subprocess
+shown = {}
+for name in os.listdir("/proc/self/fd"):
+    try: shown[int(name)] = os.readlink("/proc/self/fd/" + name).split(":")[0]
+    except OSError: pass
+print(sorted(shown.items()))
+print(sorted(os.listdir("/proc/self/fd"))[0])
+subprocess.run(["sh", "-c", "ls /proc/self/fd; true"], close_fds=False)
+"""
+    ran = await cell(runner, code)
+    own, _, *inherited = ran.stdout.decode().splitlines()
+    assert own.startswith("[(0, '/dev/null'), (1, 'pipe'), (2, 'pipe'), (")
+    assert own.count("(") == 4
+    assert own.endswith(", 'socket')]")
+    assert inherited == ["0", "1", "2", "3"]  # 3: the folder that ls reads
+
+
+async def test_another_context(runner: Runner) -> None:
+    """Memory and descriptors of one context are closed to another, and to commands."""
+    other = await runner.code.create(NewContext("python"))
+    await cell(runner, f"secret = {SECRET!r}[::-1][::-1]", context=other.name)
+    code = """
+for pid in others():
+    attempt(f"fds of {pid}", lambda: os.listdir(f"/proc/{pid}/fd"))
+    for number in (1023, 4095):
+        attempt(f"socket {number} of {pid}",
+                lambda: os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR))
+    attempt(f"mem of {pid}", lambda: open(f"/proc/{pid}/mem", "rb"))
+    attempt(f"maps of {pid}", lambda: open(f"/proc/{pid}/maps").read())
+    attempt(f"environ of {pid}", lambda: open(f"/proc/{pid}/environ").read())
+    syscall(f"attach to {pid}", libc.ptrace(16, pid, 0, 0))
+    for number in (0, 1, 2, 3, 1023, 4095):
+        syscall(f"fd {number} of {pid}",
+                libc.syscall(438, os.pidfd_open(pid), number, 0))
+"""
+    await attempts(runner, code)
+    assert (await cell(runner, "secret", context=other.name)).text == repr(SECRET)
+
+
+async def test_poisoning_the_nursery(runner: Runner) -> None:
+    """What code does to itself and its parents does not reach the next context."""
+    code = """
+import builtins, gc, os, sys, json
+builtins.len = json.loads = lambda *_: "poison"
+sys.path.insert(0, "/tmp/poison"); os.environ["POISON"] = "poison"
+os.makedirs("/tmp/poison", exist_ok=True)
+for name in ("decimal", "sitecustomize", "usercustomize", "traceback", "linecache"):
+    open(f"/tmp/poison/{name}.py", "w").write("raise SystemExit('poison')")
+for pid in (os.getppid(), 1):
+    try: os.kill(pid, 10)
+    except OSError: pass
+"""
+    await cell(runner, code)
+    other = await runner.code.create(NewContext("python"))
+    code = "import decimal, json, os; len('four'), json.loads('1'), dict(os.environ)"
+    ran = await cell(runner, code, context=other.name)
+    assert ran.text
+    assert ran.text.startswith("(4, 1, ")
+    assert "poison" not in ran.text
 
 
 async def test_ending_the_runner(runner: Runner) -> None:
