@@ -72,6 +72,10 @@ class Command(Kept, Call):
 
     def go_on(self) -> bool:
         """Move what can be moved; finish when all is told."""
+        if self.alone and not self.begun and not self.failure[0]:
+            # Code of the sandbox killed the keeper before it could tell the number
+            self.begun = True
+            self.on_start()
         for descriptor in list(self._pipes):
             if self.alone:
                 self._drain(descriptor)
@@ -134,11 +138,8 @@ class Command(Kept, Call):
 
     def _tell(self) -> None:
         if not self.begun and not self._cancelled:
-            if self.failure[0]:
-                self.fail(*explain(*self.failure))
-                return
-            # Code of the sandbox killed the keeper before it could tell the number
-            self.send(wire.STARTED, pack({b"pid": 0}))
+            self.fail(*explain(*self.failure))
+            return
         code, signal = killed_or_ended(self.status)
         ended = self.ended or time.monotonic()
         self.done(
