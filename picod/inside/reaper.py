@@ -58,7 +58,8 @@ class Reaper:
     def lost(self, command: Kept) -> None:
         """Note that the keeper of *command* closed its report: it has ended.
 
-        If it was killed, what was beneath it is now beneath us.
+        If it was killed, what was beneath it is now beneath us, and the idle ones may
+        have been killed as well, and take an order with them into their end.
         """
         self.unborn.discard(command)
         self.keepers.pop(command.kept.pid, None)
@@ -66,6 +67,8 @@ class Reaper:
         if command.kept.pid and command.kept.collect() and not command.alone:
             self._orphaned.append(command)
             self.next_look = time.monotonic()
+            while self.idle:
+                self.idle.pop().end()
         else:
             command.alone = True
 
