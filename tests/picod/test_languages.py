@@ -48,11 +48,12 @@ async def test_bash_tells_its_status(runner: Runner) -> None:
     assert await bash(runner, "echo fine; true") == ("fine\n", "", "")
 
 
+@pytest.mark.slow
 async def test_bash_is_interrupted(runner: Runner) -> None:
     """A timeout ends the cell, whatever runs in it, and keeps the shell."""
     await bash(runner, "x=1")
     for code in ("sleep 600; echo not", "while :; do :; done; echo not"):
-        ran = await cell(runner, code, language="bash", timeout=0.3)
+        ran = await cell(runner, code, language="bash", timeout=1)
         assert ran.finished.cause is CodeEnd.TIMEOUT
         assert (ran.stdout, ran.name) == (b"", "Interrupted")
         assert not ran.finished.state_lost
@@ -74,6 +75,7 @@ async def test_bash_that_exits(runner: Runner) -> None:
 async def test_bash_whose_pipes_are_closed(runner: Runner) -> None:
     """A shell that cannot answer any more is given up at the timeout."""
     code = 'for n in $(seq 3 255); do eval "exec $n>&- $n<&-" 2>/dev/null; done'
+    await bash(runner, "true")
     ran = await cell(runner, code, language="bash", timeout=0.5)
     assert ran.finished.state_lost
     assert (await bash(runner, "echo new"))[0] == "new\n"
@@ -110,6 +112,7 @@ async def test_node_tells_its_errors(runner: Runner) -> None:
 
 
 @node
+@pytest.mark.slow
 async def test_node_is_interrupted(runner: Runner) -> None:
     """A timeout ends a loop and keeps what was defined."""
     await cell(runner, "var x = 1", language="node")
