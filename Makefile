@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := auth authority benchmarks clock cubemesh picod router serving tests tlsloader workloadmanager
 PROTOS := $(sort $(wildcard protos/cubemesh/v1/*.proto))
+FOREIGN := $(sort $(wildcard protos/authority/*.proto))
 
 .PHONY: help
 help: ## print this list
@@ -47,24 +48,27 @@ format: venv ## format the code and sort its imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# generate the code of the .proto files into the folder $(1)
+# generate the code of the .proto files into the folder $(1); of foreign services
+# only the messages: whoever speaks to them names their methods itself
 define generate
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(1) \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(1) $(PROTOS)
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(1) $(PROTOS) && \
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(1) $(FOREIGN)
 endef
 
 .PHONY: protos
-protos: venv ## make cubemesh/v1 anew from protos/
+protos: venv ## make the code of protos/ anew
 	$(call generate,.)
 
 .PHONY: protos-check
-protos-check: venv ## fail if cubemesh/v1 is not what protos/ gives
+protos-check: venv ## fail if the code of protos/ is not what they give
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call generate,"$$fresh"); \
-	for file in "$$fresh"/cubemesh/v1/*; do \
-	  cmp -s "$$file" "cubemesh/v1/$$(basename "$$file")" || \
-	    { echo "error: cubemesh/v1/$$(basename "$$file") is stale"; echo "hint: make protos"; exit 1; }; \
+	for file in $$(cd "$$fresh" && find . -type f); do \
+	  cmp -s "$$fresh/$$file" "$$file" || \
+	    { echo "error: $$file is stale"; echo "hint: make protos"; exit 1; }; \
 	done
 
 .PHONY: bench

@@ -39,6 +39,14 @@ class Issuer(Protocol):
     trust_domain: str
 
     @property
+    def faults(self) -> Counter[str]:
+        """How often something went wrong, by reason, one stable word each."""
+
+    @property
+    def ready(self) -> int | None:
+        """How many identities can be given at once; ``None``: any number."""
+
+    @property
     def bundle(self) -> bytes:
         """All roots by which the identities are to be verified now, as PEM."""
 
@@ -50,6 +58,9 @@ class Issuer(Protocol):
 
     def reserve(self) -> SpiffeID:
         """Return an identity that nobody had or will have, given soonest of all."""
+
+    def adopt(self, identity: SpiffeID) -> None:
+        """Go on giving *identity*, which an earlier process gave; before `run`."""
 
     async def issue(self, identity: SpiffeID) -> Issued:
         """Return the newest of what *identity* can be proven by.
@@ -83,7 +94,8 @@ class CAIssuer:
         clock: Clock = SYSTEM,
     ) -> None:
         self.trust_domain = authority.trust_domain
-        self.refusals: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.ready = None
         self._names, self._life, self._clock = names, life, clock
         self._succession = Succession(
             authority, published=published, lead=_LEAD, life=life, now=clock.now()
@@ -105,6 +117,9 @@ class CAIssuer:
     def reserve(self) -> SpiffeID:
         """See `Issuer`; one is as good as another."""
         return self._names()
+
+    def adopt(self, identity: SpiffeID) -> None:
+        """See `Issuer`; one is as good as another."""
 
     async def issue(self, identity: SpiffeID) -> Issued:
         """See `Issuer`; signs anew each time, in a thread of its own."""
@@ -148,7 +163,7 @@ class CAIssuer:
         """Go on signing as before, in spite of *error*; say so once."""
         if str(error) != self._fault:
             self._fault = str(error)
-            self.refusals[error.reason] += 1
+            self.faults[error.reason] += 1
             fields = {"reason": error.reason, "detail": str(error), "hint": error.hint}
             _log.warning("authority kept", extra=fields)
 

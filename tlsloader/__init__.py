@@ -1,6 +1,7 @@
 """Load, follow and prove identities; TLS in both directions, under gRPC."""
 
 from tlsloader._acceptor import Acceptor, UnixAcceptor
+from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
 from tlsloader._errors import (
@@ -43,6 +44,8 @@ __all__ = [
     "TLSLoaderError",
     "TrustBundle",
     "UnixAcceptor",
+    "certificates_to_pem",
+    "key_to_pem",
     "parse_endpoint",
     "parse_matcher",
     "parse_trust_domain",

@@ -5,24 +5,19 @@ Source: SPIFFE Workload API, section 5.
 
 from __future__ import annotations
 
-import base64
-import textwrap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._errors import InvalidSpiffeIDError, MaterialError
 from tlsloader._files import Snapshot, Text
 from tlsloader._spiffe import SpiffeID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from spiffe._proto.workload_pb2 import X509SVID, X509SVIDResponse
 
 __all__ = ["pick", "snapshot"]
-
-_SEQUENCE: Final = 0x30
-_LONG_FORM: Final = 0x80
-_MAX_LENGTH_BYTES: Final = 4
 
 
 def pick(
@@ -59,14 +54,14 @@ def snapshot(
     """
     who = f"the Workload API's {svid.spiffe_id}"
     foreign = {
-        domain: Text(name, _certificates(der, name))
+        domain: Text(name, certificates_to_pem(der, name))
         for domain, name, der in _named(federated)
         if der
     }
     return Snapshot(
-        Text(f"the key of {who}", _armoured("PRIVATE KEY", svid.x509_svid_key)),
-        Text(f"the chain of {who}", _certificates(svid.x509_svid, who)),
-        Text(f"the bundle of {who}", _certificates(svid.bundle, who)),
+        Text(f"the key of {who}", key_to_pem(svid.x509_svid_key)),
+        Text(f"the chain of {who}", certificates_to_pem(svid.x509_svid, who)),
+        Text(f"the bundle of {who}", certificates_to_pem(svid.bundle, who)),
         foreign | dict(files),
     )
 
@@ -81,42 +76,3 @@ def _named(federated: Mapping[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
             fault = f"a federated bundle is of {domain}, which is no trust domain"
             raise MaterialError("bad_federated_domain", fault)
         yield domain.trust_domain, f"the federated bundle of {domain}", der
-
-
-def _certificates(der: bytes, name: str) -> bytes:
-    return b"".join(_armoured("CERTIFICATE", each) for each in _split(der, name))
-
-
-def _split(der: bytes, name: str) -> Iterable[bytes]:
-    """Yield each of the SEQUENCEs that *der* joins. Source: X.690, section 8.1.3."""
-    start = 0
-    while start < len(der):
-        end = _end(der, start)
-        if der[start] != _SEQUENCE or end is None or end > len(der):
-            text = f"{name} holds something that is no row of DER certificates"
-            raise MaterialError("bad_certificate", text)
-        yield der[start:end]
-        start = end
-
-
-def _end(der: bytes, start: int) -> int | None:
-    """Return where the element at *start* ends, if that can be said."""
-    head = der[start + 1 : start + 2]
-    if not head:
-        return None
-    count = head[0] & ~_LONG_FORM
-    if head[0] == count:
-        return start + 2 + count
-    digits = der[start + 2 : start + 2 + count]
-    if not 0 < count <= _MAX_LENGTH_BYTES or len(digits) < count:
-        return None
-    return start + 2 + count + int.from_bytes(digits)
-
-
-def _armoured(label: str, der: bytes) -> bytes:
-    """Return *der* as one PEM block; nothing, if it is nothing."""
-    if not der:
-        return b""
-    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
-    block = [f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]
-    return "\n".join(block).encode()

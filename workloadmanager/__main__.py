@@ -83,7 +83,7 @@ async def main(settings: Settings) -> None:
             templates=templates,
             limit=settings.max_sessions,
         )
-        async with sessions.running():
+        async with sessions.running(), identities.running():
             await _serve(settings, sessions, door, identities, stop)
             if received[:1] == [signal.SIGINT]:
                 await sessions.delete_all("shutdown")
@@ -107,7 +107,6 @@ async def _serve(
             jobs=[
                 *door.jobs,
                 *([follow_identity(health, door.source)] if door.source else ()),
-                identities.run(),
                 _let_watchers_go(sessions, stop),
             ],
             stop=stop,

@@ -60,4 +60,16 @@ class Figures(Collector):
         )
         if (end := self._identities.first_end) is not None:
             left.add_metric((), (end - self._clock.now()).total_seconds())
-        return renewed, failed, left
+        faults = CounterMetricFamily(
+            "cubemesh_issuer_faults",
+            "What kept identities from being issued, by reason.",
+            labels=("reason",),
+        )
+        for reason, number in list(self._identities.faults.items()):
+            faults.add_metric((reason,), number)
+        ready = GaugeMetricFamily(
+            "cubemesh_identities_ready", "Identities made ahead that nobody has yet."
+        )
+        if (spare := self._identities.ready) is not None:
+            ready.add_metric((), spare)
+        return renewed, failed, left, faults, ready

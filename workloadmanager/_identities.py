@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -14,7 +15,7 @@ from workloadmanager._ids import identity_of
 from workloadmanager._timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from datetime import datetime
 
     from authority import Issued, Issuer
@@ -97,7 +98,7 @@ class Identities:
 
     def reserve(self) -> str:
         """Return the id of the next sandbox: one whose identity can be had soonest."""
-        return self._issuer.reserve().path.rpartition("/")[2]
+        return _last(self._issuer.reserve())
 
     async def issue(self, sandbox_id: str) -> Handover:
         """Return what a new sandbox is to be given.
@@ -115,6 +116,7 @@ class Identities:
 
     def resume(self, sandbox_id: str, identity: SpiffeID, deliver: Deliver) -> None:
         """Go on with what an earlier process began; at once: nobody knows its end."""
+        self._issuer.adopt(identity)
         self._holders[sandbox_id] = _Holder(identity, deliver)
         self._timers.set(sandbox_id, self._clock.now())
 
@@ -124,20 +126,40 @@ class Identities:
         self._timers.drop(sandbox_id)
         self._issuer.revoke(holder.identity if holder else self.name(sandbox_id))
 
+    @property
+    def ready(self) -> int | None:
+        """How many new sandboxes can have one at once; ``None``: any number."""
+        return self._issuer.ready
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How often the issuer failed, by reason."""
+        return self._issuer.faults
+
     def refresh(self) -> None:
         """Hand everything over anew if the Router's roots have changed."""
         if self._told != (told := self._foreign()):
             self._told = told
             self._newer(None)
 
-    async def run(self) -> NoReturn:
-        """Renew each identity before half of its life is over, until cancelled.
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the issuer and renew each identity in time, while inside."""
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [
+                tasks.create_task(self._issuer.run()),
+                tasks.create_task(self._renew_all()),
+            ]
+            try:
+                yield
+            finally:
+                for job in jobs:
+                    job.cancel()
 
-        Runs the issuer as well.
-        """
+    async def _renew_all(self) -> NoReturn:
+        """Renew each identity before half of its life is over, until cancelled."""
         places = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._issuer.run())
             async for sandbox_id in self._timers.due():
                 if sandbox_id in self._holders:
                     await places.acquire()
@@ -199,6 +221,14 @@ class Identities:
 
     def _newer(self, identity: SpiffeID | None) -> None:
         """Renew who has *identity*, or everybody, at once."""
-        for sandbox_id, holder in self._holders.items():
-            if identity in (None, holder.identity):
-                self._timers.set(sandbox_id, self._clock.now())
+        now = self._clock.now()
+        if identity is None:
+            for sandbox_id in self._holders:
+                self._timers.set(sandbox_id, now)
+        elif (sandbox_id := _last(identity)) in self._holders:
+            self._timers.set(sandbox_id, now)
+
+
+def _last(identity: SpiffeID) -> str:
+    """Return the id of the sandbox that *identity* names."""
+    return identity.path.rpartition("/")[2]

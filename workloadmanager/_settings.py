@@ -140,6 +140,12 @@ class Settings(IssuerFlags):
                 "the sandboxes' trust domain is that of the services",
                 "who makes sandboxes' identities must not be able to make the Router's",
             )
+        parent = self.sandbox_spire_parent
+        if parent is not None and parent.trust_domain != self.sandbox_domain:
+            yield (
+                f"--sandbox-spire-parent {parent} is not of {self.sandbox_domain}",
+                "name an agent of the sandboxes' own SPIRE",
+            )
         yield from self.issuer_faults()
         if self.sandbox_uid_range and os.geteuid() != 0:
             yield (

@@ -179,7 +179,7 @@ async def test_bad_files_change_nothing(
         for _ in range(3):
             await clock.advance(5)
             await clock.advance(0)
-        assert followed.issuer.refusals == {"key_mismatch": 1}
+        assert followed.issuer.faults == {"key_mismatch": 1}
         assert followed.told == []
         assert signed_by(await followed.issuer.issue(SANDBOX), old.bundle, clock)
         written(tmp_path, [new.root])

@@ -14,16 +14,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session")
-def spire() -> Iterator[Spire]:
-    """Run SPIRE where others than root can reach its sockets, by a short path."""
+def place() -> Path:
+    """Make a folder that others than root can reach, by a path short for sockets."""
     need("spire-server", "spire-agent")
     if os.geteuid() != 0:
         pytest.skip("only root can start processes of several groups")
     folder = Path(tempfile.mkdtemp(prefix="spire-"))
     folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spire() -> Iterator[Spire]:
+    """Run the services' SPIRE."""
+    folder = place()
     try:
         with running_spire(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def sandboxes() -> Iterator[Spire]:
+    """Run the sandboxes' SPIRE."""
+    folder = place()
+    try:
+        with running_spire(folder, "sandbox.cluster.local") as running:
             yield running
     finally:
         shutil.rmtree(folder)

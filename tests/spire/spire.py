@@ -1,4 +1,7 @@
-"""The real SPIRE on loopback: one server and one agent of cluster.local."""
+"""The real SPIRE on loopback: a server and an agent of one trust domain.
+
+They run by the same configuration as those of `cubemesh up --spire`.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +20,13 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["BINARIES", "Spire", "as_group", "need", "running_spire"]
+__all__ = ["BINARIES", "DELEGATE", "Spire", "as_group", "need", "running_spire"]
 
 BINARIES: Final = Path.home() / ".cache/cubemesh/bin"
-_HOST: Final = "spiffe://cluster.local/host"
+DELEGATE: Final = "/delegate"
+"""The path of who may ask the agent of the sandboxes for identities of others."""
+_CONFIGURATION: Final = Path(__file__).parents[2] / "deploy/spire/local"
 _START_LIMIT: Final = 60.0
-_SERVER: Final = """
-server {{
-  bind_address = "127.0.0.1"
-  bind_port = "{port}"
-  socket_path = "{folder}/server.sock"
-  trust_domain = "cluster.local"
-  data_dir = "{folder}/server"
-  log_level = "INFO"
-  ca_ttl = "24h"
-  default_x509_svid_ttl = "20s"
-  agent_ttl = "1h"
-  ratelimit {{ attestation = false signing = false }}
-  experimental {{ cache_reload_interval = "500ms" }}
-}}
-plugins {{
-  DataStore "sql" {{ plugin_data {{
-    database_type = "sqlite3" connection_string = "{folder}/server/db.sqlite3"
-  }} }}
-  NodeAttestor "join_token" {{ plugin_data {{}} }}
-  KeyManager "disk" {{ plugin_data {{ keys_path = "{folder}/server/keys.json" }} }}
-}}
-"""
-_AGENT: Final = """
-agent {{
-  data_dir = "{folder}/agent"
-  server_address = "127.0.0.1"
-  server_port = "{port}"
-  socket_path = "{folder}/pub/agent.sock"
-  trust_bundle_path = "{folder}/bundle.pem"
-  trust_domain = "cluster.local"
-  log_level = "INFO"
-  experimental {{ sync_interval = "500ms" }}
-}}
-plugins {{
-  NodeAttestor "join_token" {{ plugin_data {{}} }}
-  KeyManager "disk" {{ plugin_data {{ directory = "{folder}/agent" }} }}
-  WorkloadAttestor "unix" {{ plugin_data {{}} }}
-}}
-"""
 
 
 def need(*programs: str) -> None:
@@ -82,10 +48,22 @@ def as_group(group: int, *argv: str) -> list[str]:
 class Spire:
     """A server and an agent, and what an administrator does with them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, domain: str) -> None:
+        self.folder, self.domain = folder, domain
+        self.parent = f"spiffe://{domain}/host"
         self.endpoint = f"unix://{folder}/pub/agent.sock"
-        self._agent: subprocess.Popen[bytes] | None = None
+        self.admin = f"unix://{folder}/adm/admin.sock"
+        self.server = f"unix://{folder}/server.sock"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environ = {
+            "TRUST_DOMAIN": domain,
+            "SERVER_PORT": str(_free_port()),
+            "SERVER_SOCKET": f"{folder}/server.sock",
+            "AGENT_SOCKET": f"{folder}/pub/agent.sock",
+            "ADMIN_SOCKET": f"{folder}/adm/admin.sock",
+            "DELEGATE_ID": f"spiffe://{domain}{DELEGATE}",
+            "BUNDLE_FILE": f"{folder}/bundle.pem",
+        }
 
     def run(self, *command: str) -> str:
         """Run ``spire-server`` *command* and return what it prints."""
@@ -108,7 +86,7 @@ class Spire:
     async def create(self, identity: str, *more: str, group: int, ttl: int) -> str:
         """Give *identity* to processes of *group*; return the number of the entry."""
         answer = await self.ask(
-            *("entry", "create", "-parentID", _HOST, "-spiffeID", identity),
+            *("entry", "create", "-parentID", self.parent, "-spiffeID", identity),
             *("-selector", f"unix:gid:{group}", "-x509SVIDTTL", str(ttl), *more),
         )
         number: str = answer["results"][0]["entry"]["id"]
@@ -128,6 +106,12 @@ class Spire:
         finally:
             await self.delete(number)
 
+    async def identities(self) -> set[str]:
+        """Return for whom there are entries at the server."""
+        answer = await self.ask("entry", "show")
+        ids = [each["spiffe_id"] for each in answer["entries"]]
+        return {f"spiffe://{each['trust_domain']}{each['path']}" for each in ids}
+
     async def authority(self, action: str, number: str = "") -> str:
         """Do *action* with a CA and return the number of that CA."""
         which = ("-authorityID", number) if number else ()
@@ -135,45 +119,53 @@ class Spire:
         found: str = next(iter(answer.values()))["authority_id"]
         return found
 
+    def start_server(self) -> None:
+        """Start the server and return once it is healthy."""
+        self._start("spire-server", "server.conf", "server", self.server)
+
     def start_agent(self, *token: str) -> None:
         """Start the agent and return once it is healthy."""
-        config = str(self.folder / "agent.conf")
-        self._agent = _spawn(
-            self.folder, "spire-agent", "run", "-config", config, *token
-        )
-        socket_path = self.endpoint.removeprefix("unix://")
-        _until_healthy(self._agent, "spire-agent", socket_path)
+        configuration = "sandboxes-agent.conf"
+        self._start("spire-agent", configuration, "agent", self.endpoint, *token)
+
+    def kill_server(self) -> None:
+        """End the server without a farewell."""
+        self._kill("spire-server")
 
     def kill_agent(self) -> None:
         """End the agent without a farewell."""
-        assert self._agent is not None
-        self._agent.kill()
-        self._agent.wait()
+        self._kill("spire-agent")
+
+    def _start(self, program: str, name: str, data: str, at: str, *more: str) -> None:
+        configuration = str(_CONFIGURATION / name)
+        argv = (program, "run", "-expandEnv", "-config", configuration, *more)
+        environ = {**self._environ, "DATA_DIR": str(self.folder / data)}
+        self._processes[program] = _spawn(self.folder, environ, *argv)
+        _until_healthy(self._processes[program], program, at.removeprefix("unix://"))
+
+    def _kill(self, program: str) -> None:
+        process = self._processes.pop(program)
+        process.kill()
+        process.wait()
 
 
 @contextmanager
-def running_spire(folder: Path) -> Iterator[Spire]:
-    """Run a server and an agent with all they have in *folder*."""
-    for name in ("server", "agent", "pub"):
+def running_spire(folder: Path, domain: str = "cluster.local") -> Iterator[Spire]:
+    """Run a server and an agent of *domain* with all they have in *folder*."""
+    for name in ("server", "agent", "pub", "adm"):
         (folder / name).mkdir(parents=True)
-    told = {"folder": folder, "port": _free_port()}
-    (folder / "server.conf").write_text(_SERVER.format(**told))
-    (folder / "agent.conf").write_text(_AGENT.format(**told))
-    spire = Spire(folder)
-    config = str(folder / "server.conf")
-    server = _spawn(folder, "spire-server", "run", "-config", config)
+    spire = Spire(folder, domain)
+    spire.start_server()
     try:
-        _until_healthy(server, "spire-server", f"{folder}/server.sock")
         (folder / "bundle.pem").write_text(spire.run("bundle", "show"))
-        answer = spire.run("token", "generate", "-spiffeID", _HOST)
+        answer = spire.run("token", "generate", "-spiffeID", spire.parent)
         try:
             spire.start_agent("-joinToken", answer.split()[1])
             yield spire
         finally:
             spire.kill_agent()
     finally:
-        server.kill()
-        server.wait()
+        spire.kill_server()
 
 
 def _free_port() -> int:
@@ -182,10 +174,12 @@ def _free_port() -> int:
         return port
 
 
-def _spawn(folder: Path, program: str, *argv: str) -> subprocess.Popen[bytes]:
+def _spawn(
+    folder: Path, environ: dict[str, str], program: str, *argv: str
+) -> subprocess.Popen[bytes]:
     with (folder / f"{program}.log").open("ab") as log:
         return subprocess.Popen(
-            [str(BINARIES / program), *argv], stdout=log, stderr=log
+            [str(BINARIES / program), *argv], stdout=log, stderr=log, env=environ
         )
 
 

@@ -17,7 +17,7 @@ from tests.fakes import running, until
 from tests.forge import Forge
 from tests.tlsloader.agent import Agent, offered, roots
 from tlsloader import Material, MaterialError, SpiffeID
-from tlsloader._svids import _split
+from tlsloader._der import _split
 from tlsloader.workload import WorkloadAPISource, load_source
 
 if TYPE_CHECKING:

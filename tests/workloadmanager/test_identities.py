@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from authority import Authority, AuthorityError, Issued
-from tests.fakes import FakeClock, running
 from tests.workloadmanager.engine import until
 from tlsloader import SpiffeID
 from workloadmanager import _ids
@@ -18,6 +18,8 @@ from workloadmanager._identities import Handover, Identities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+
+    from tests.fakes import FakeClock
 
 HOUR = timedelta(hours=1)
 DOMAIN = "sandbox.cluster.local"
@@ -28,12 +30,15 @@ class Issuing:
     """Signs with an authority; `held` gives the last one again, `fault` nothing."""
 
     trust_domain = DOMAIN
+    ready: int | None = None
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.authority = Authority.create(DOMAIN, now=clock.now())
         self.changed: list[Callable[[SpiffeID | None], None]] = []
+        self.adopted: list[SpiffeID] = []
         self.revoked: list[SpiffeID] = []
+        self.faults: Counter[str] = Counter()
         self.held = False
         self.fault: Exception | None = None
         self.last: dict[SpiffeID, Issued] = {}
@@ -47,6 +52,9 @@ class Issuing:
 
     def reserve(self) -> SpiffeID:
         return SpiffeID.parse(PREFIX + _ids.sandbox_id())
+
+    def adopt(self, identity: SpiffeID) -> None:
+        self.adopted.append(identity)
 
     async def issue(self, identity: SpiffeID) -> Issued:
         if self.fault is not None:
@@ -108,7 +116,7 @@ class House:
 
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[None]:
-        async with running(self.identities.run()):
+        async with self.identities.running():
             await self.clock.advance(0)  # it sleeps
             yield
 
@@ -185,6 +193,7 @@ async def test_adopted_sandboxes_are_renewed_at_once(house: House) -> None:
     """Nobody knows how old the identity is that an earlier process handed over."""
     sandbox, other = Taking(), SpiffeID.parse(f"spiffe://{DOMAIN}/ns/old/sandbox/sbx-a")
     house.identities.resume("sbx-a", other, sandbox.deliver)
+    assert house.issuer.adopted == [other]
     assert house.identities.first_end is None
     async with house.renewing():
         await until(lambda: sandbox.taken)

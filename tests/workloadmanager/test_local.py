@@ -17,7 +17,6 @@ import pytest
 from auth import PRINCIPAL_METADATA
 from clock import SYSTEM
 from cubemesh.v1 import picod_pb2
-from tests.fakes import running
 from tests.forge import Forge
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
@@ -163,7 +162,7 @@ async def test_identities_are_renewed_while_calls_run(ground: Ground) -> None:
     seen: list[str] = []
     async with opened(ground) as sessions:
         made = await sessions.create(order())
-        async with running(ground.identities.run()), asyncio.timeout(30):
+        async with ground.identities.running(), asyncio.timeout(30):
             while len(set(seen)) < 3:
                 async with ground.picod(made.address, made.spiffe_id, seen) as stub:
                     await stub.Stat(STAT, metadata=METADATA, timeout=20)
@@ -178,7 +177,7 @@ async def test_an_adopted_sandbox_is_renewed_at_once(ground: Ground) -> None:
         made = await sessions.create(order())
         async with ground.picod(made.address, made.spiffe_id, seen) as stub:
             await stub.Stat(STAT, metadata=METADATA, timeout=20)
-    async with opened(ground), running(ground.identities.run()):
+    async with opened(ground), ground.identities.running():
         await until(lambda: ground.identities.renewals)
         async with ground.picod(made.address, made.spiffe_id, seen) as stub:
             await stub.Stat(STAT, metadata=METADATA, timeout=20)
@@ -189,7 +188,7 @@ async def test_sandboxes_learn_of_new_roots_of_the_services(ground: Ground) -> N
     """The Router's domain rolls its CA over; no file is read for that anywhere."""
     async with opened(ground) as sessions:
         made = await sessions.create(order())
-        async with running(ground.identities.run()):
+        async with ground.identities.running():
             ground.services = Forge("cluster.local")
             ground.identities.refresh()
             await until(lambda: ground.identities.renewals)
@@ -200,7 +199,7 @@ async def test_an_identity_lies_on_no_disk(ground: Ground) -> None:
     """Neither the first nor a later one; nor in a command line or environment."""
     async with opened(ground) as sessions:
         made = await sessions.create(order())
-        async with running(ground.identities.run()):
+        async with ground.identities.running():
             ground.identities.resume(
                 made.sandbox_id,
                 ground.identities.name(made.sandbox_id),

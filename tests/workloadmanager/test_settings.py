@@ -97,6 +97,32 @@ def test_an_authority_of_files_is_whole() -> None:
     assert faults(*roots).count("is not set") == 2
 
 
+SPIRE = {
+    "--sandbox-spire-server": "unix:///run/server.sock",
+    "--sandbox-spire-agent": "unix:///run/admin.sock",
+    "--sandbox-spire-parent": "spiffe://sandbox.cluster.local/host",
+}
+
+
+def test_a_spire_is_whole() -> None:
+    """Server, agent and its ID; of the sandboxes' trust domain; and no authority."""
+    words = [word for pair in SPIRE.items() for word in pair]
+    spire = told(*words).spire
+    assert spire is not None
+    assert (spire.server, spire.agent) == (
+        "unix:/run/server.sock",
+        "unix:/run/admin.sock",
+    )
+    assert told().spire is None
+    for name in SPIRE:
+        rest = [word for pair in SPIRE.items() if pair[0] != name for word in pair]
+        assert faults(*rest) == f"{name} is not set"
+    files = ("--sandbox-ca-cert-file", "/c", "--sandbox-ca-key-file", "/k")
+    assert "from an authority and from SPIRE" in faults(*words, *files)
+    services = ("--sandbox-spire-parent", "spiffe://cluster.local/host")
+    assert "is not of sandbox.cluster.local" in faults(*words[:4], *services)
+
+
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
