@@ -1,4 +1,7 @@
-"""The authority as a process: the only one that holds the services' CA key."""
+"""The authority as a process: the only one that holds the services' CA key.
+
+Where SPIRE has that key, it only keeps the local user's identity as files.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from typing import TYPE_CHECKING
 import click
 
 from authority._authority import Authority
+from authority._copier import Copier
 from authority._errors import AuthorityError
 from authority._files import private_folder, publish_bundle
 from authority._keeper import Holder, keep
 from authority._logs import configure_logging
 from authority._settings import Settings, SettingsError
 from clock import SYSTEM
-from tlsloader import SpiffeID
+from tlsloader import MaterialError, SpiffeID
+from tlsloader.workload import WorkloadAPISource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,16 +54,35 @@ def holders_of(settings: Settings) -> tuple[Holder, ...]:
     )
 
 
+async def make(settings: Settings) -> None:
+    """Make what is missing, say so, and renew it until cancelled."""
+    authority = await asyncio.to_thread(_authority, settings)
+    holders = holders_of(settings)
+    await keep(authority, holders, life=settings.svid_ttl, ready=_say_ready)
+
+
+async def take(settings: Settings, agent: str) -> None:
+    """Keep the user's identity as *agent* gives it, until cancelled."""
+    user = holders_of(settings)[-1]
+    source = await WorkloadAPISource.load(agent, spiffe_id=user.identity)
+    await asyncio.to_thread(private_folder, settings.state)
+    copier = Copier(source, user.folder, settings.state / "bundles")
+    await copier.write()
+    _say_ready()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(source.follow())
+        tasks.create_task(copier.keep())
+
+
 async def serve(settings: Settings) -> None:
-    """Make what is missing, say so, and renew it until a signal comes."""
+    """Do the one or the other until a signal comes."""
     loop, main_task = asyncio.get_running_loop(), asyncio.current_task()
     assert main_task is not None  # noqa: S101 -- a coroutine runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main_task.cancel)
+    agent = settings.agent
     with suppress(asyncio.CancelledError):
-        authority = await asyncio.to_thread(_authority, settings)
-        holders = holders_of(settings)
-        await keep(authority, holders, life=settings.svid_ttl, ready=_say_ready)
+        await (make(settings) if agent is None else take(settings, agent))
 
 
 def _authority(settings: Settings) -> Authority:
@@ -90,13 +114,20 @@ def _refuse(faults: Sequence[tuple[str, str]], status: int) -> None:
     help="Life of an identity, at least 2s; renewed at its half.",
 )
 @click.option(
+    "--spiffe-endpoint-socket",
+    help="Make nothing: keep the user's identity as this SPIFFE agent gives it.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
 )
 def main(log_level: str, **flags: str | None) -> None:
-    """Make the services' CA and keep their identities and the user's fresh."""
+    """Make the services' CA and keep their identities and the user's fresh.
+
+    With an agent, only the user's, and no CA.
+    """
     configure_logging(log_level, sys.stderr)
     try:
         settings = Settings.read(flags)
@@ -105,6 +136,9 @@ def main(log_level: str, **flags: str | None) -> None:
         _refuse(error.faults, _CONFIG)
     except AuthorityError as error:
         _refuse([(str(error), error.hint)], _CONFIG)
+    except MaterialError as error:
+        hint = "make an entry for this process at the SPIRE server"
+        _refuse([(str(error), hint)], _CONFIG)
     except OSError as error:
         hint = "check the rights and the free space of the --state folder"
         _refuse([(str(error), hint)], _IO)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from authority._authority import Issued
 
 __all__ = ["private_folder", "publish_bundle", "replace", "write_identity"]
 
 _PRIVATE = 0o600
 _PUBLIC = 0o644
+
+
+class _Identity(Protocol):
+    @property
+    def key(self) -> bytes: ...
+
+    @property
+    def chain(self) -> bytes: ...
 
 
 def private_folder(path: Path) -> Path:
@@ -35,8 +41,8 @@ def replace(path: Path, data: bytes, *, mode: int = _PRIVATE) -> None:
         os.close(folder)
 
 
-def write_identity(folder: Path, issued: Issued) -> None:
-    """Put *issued* into *folder* as ``svid.pem`` and ``key.pem`` (mode 0600).
+def write_identity(folder: Path, issued: _Identity) -> None:
+    """Put *issued* (PEM) into *folder* as ``svid.pem`` and ``key.pem`` (mode 0600).
 
     Both are written in full before either appears, so the moment in which a
     reader finds a key and a chain of two issues is as short as two renames; a

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tlsloader import InvalidSpiffeIDError, parse_trust_domain
+from tlsloader import InvalidSpiffeIDError, parse_endpoint, parse_trust_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +39,7 @@ class Settings:
     namespace: str
     user: str
     svid_ttl: timedelta
+    agent: str | None = None
 
     @classmethod
     def read(cls, flags: Mapping[str, str | None]) -> Self:
@@ -54,6 +55,7 @@ class Settings:
             *_segment_faults("--namespace", texts["namespace"]),
             *_segment_faults("--user", texts["user"]),
             *_ttl_faults(texts["svid_ttl"]),
+            *_agent_faults(texts["spiffe_endpoint_socket"]),
             *_state_faults(Path(texts["state"])),
         ]
         if faults:
@@ -64,6 +66,7 @@ class Settings:
             namespace=texts["namespace"],
             user=texts["user"],
             svid_ttl=parse_duration(texts["svid_ttl"]),
+            agent=texts["spiffe_endpoint_socket"] or None,
         )
 
 
@@ -117,6 +120,13 @@ def _ttl_faults(text: str) -> Iterator[tuple[str, str]]:
     if ttl > _LONGEST:
         hint = "the authority itself lives a year; give 24h or less"
         yield f"--svid-ttl: {text} is too long", hint
+
+
+def _agent_faults(text: str) -> Iterator[tuple[str, str]]:
+    try:
+        parse_endpoint(text or "unix:///none")
+    except ValueError as error:
+        yield f"--spiffe-endpoint-socket: {error}", "give the socket of a SPIFFE agent"
 
 
 def _state_faults(state: Path) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ def read(**flags: str | None) -> Settings:
         "namespace": "agentcube-system",
         "user": "ann",
         "svid_ttl": "1h",
+        "spiffe_endpoint_socket": None,
     }
     return Settings.read({**good, **flags})
 
@@ -72,3 +73,11 @@ def test_a_file_is_no_state_folder(tmp_path: Path) -> None:
         read(state=str(tmp_path / "file"))
     with pytest.raises(SettingsError, match="cannot be used"):
         read(state=str(tmp_path / "file" / "below"))
+
+
+def test_takes_from_an_agent_behind_a_unix_socket() -> None:
+    """Only there can an agent know to whom it gives the user's identity."""
+    assert read().agent is None
+    assert read(spiffe_endpoint_socket="unix:///run/agent.sock").agent
+    with pytest.raises(SettingsError, match="is not unix:///path"):
+        read(spiffe_endpoint_socket="tcp://127.0.0.1:1")

@@ -1,0 +1,63 @@
+"""Keep an identity that an agent gives as files, for clients that read files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from authority._files import publish_bundle, write_identity
+from clock import SYSTEM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clock import Clock
+    from tlsloader import Source
+
+__all__ = ["Copier"]
+
+_RETRY: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Copier:
+    """Makes *folder* hold what *source* does: ``svid.pem``, ``key.pem``; see `keep`.
+
+    The roots go into *bundles*, as ``<trust domain>.pem``.
+    """
+
+    def __init__(
+        self, source: Source, folder: Path, bundles: Path, clock: Clock = SYSTEM
+    ) -> None:
+        self._source, self._folder, self._bundles = source, folder, bundles
+        self._clock = clock
+        self._changed = asyncio.Event()
+        source.subscribe(lambda _: self._changed.set())
+
+    async def write(self) -> None:
+        """Write all of it, the roots first: nothing is shown that they do not know.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        await asyncio.to_thread(self._write)
+
+    async def keep(self) -> NoReturn:
+        """Write it after each change, until cancelled; a full disk is tried again."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.write()
+            except OSError as error:
+                _log.warning("identity not written", extra={"detail": str(error)})
+                self._changed.set()
+                await self._clock.sleep(_RETRY)
+
+    def _write(self) -> None:
+        own = self._source.current()
+        domain = own.identity.trust_domain
+        publish_bundle(self._bundles / f"{domain}.pem", own.bundles[domain].pem)
+        write_identity(self._folder, own)
