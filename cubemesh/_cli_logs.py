@@ -75,9 +75,12 @@ def _parsed(line: str, service: str) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError:
         record = None
-    if isinstance(record, dict):
-        return record
-    return {"service": service, "event": line, "level": "", "timestamp": ""}
+    if not isinstance(record, dict):
+        return {"service": service, "event": line, "level": "", "timestamp": ""}
+    if "event" not in record:  # SPIRE's
+        event, moment = record.pop("msg", ""), record.pop("time", "")
+        record |= {"service": service, "event": event, "timestamp": moment}
+    return record
 
 
 def _show(record: dict[str, Any], line: str, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from cubemesh._machine import require
 from cubemesh._options import Duration, json_option, profile_option
 from cubemesh._profile import locate
+from cubemesh._spire import Programs
 from cubemesh._terminal import print_json
 from cubemesh._up import Running, Wishes, up
 
@@ -37,6 +38,11 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
     default="bwrap",
     help="What separates code from this machine; none: nothing.",
 )
+@click.option(
+    "--spire",
+    is_flag=True,
+    help="Identities from the real SPIRE, started here as well.",
+)
 @profile_option
 @json_option
 def up_command(  # noqa: PLR0913 - one per option
@@ -46,6 +52,7 @@ def up_command(  # noqa: PLR0913 - one per option
     picod_auth_mode: str,
     svid_ttl: str,
     isolation: str,
+    spire: bool,
     profile: str | None,
     as_json: bool,
 ) -> None:
@@ -65,6 +72,7 @@ def up_command(  # noqa: PLR0913 - one per option
         auth_mode=picod_auth_mode,
         svid_ttl=svid_ttl,
         isolation=isolation,
+        spire=Programs.find(_ENVIRON) if spire else None,
     )
     if isolation == "none":
         click.echo("warning: no isolation: code can do all that you can do", err=True)

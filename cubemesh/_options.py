@@ -11,6 +11,23 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+def span(text: str) -> float:
+    """Return the seconds that *text* names.
+
+    Raises:
+        ValueError: it names no span of time.
+
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        message = f"{text!r} is not a span of time like 5s, 1m or 1h"
+        raise ValueError(message)
+    if not (seconds := float(found[1]) * _UNITS[found[2] or "s"]):
+        message = "a span of time must be above zero"
+        raise ValueError(message)
+    return seconds
+
+
 class Duration(click.ParamType[float]):
     """A span of time such as ``90``, ``5s``, ``1.5m`` or ``1h``, in seconds."""
 
@@ -22,13 +39,10 @@ class Duration(click.ParamType[float]):
         """Return the seconds that *value* names."""
         if isinstance(value, float):
             return value
-        found = _DURATION.fullmatch(str(value))
-        if found is None:
-            self.fail(f"{value!r} is not a span of time like 5s, 1m or 1h", param, ctx)
-        seconds = float(found[1]) * _UNITS[found[2] or "s"]
-        if seconds <= 0:
-            self.fail("a span of time must be above zero", param, ctx)
-        return seconds
+        try:
+            return span(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Assignment(click.ParamType[tuple[str, str]]):

@@ -25,6 +25,7 @@ _SLOWEST = 5.0  # seconds between two attempts
 _ATTEMPTS = 10
 _LOG_LIMIT = 16 * 1024 * 1024
 _TAIL = 64 * 1024
+_PROBED_EACH = 0.05  # seconds
 
 
 class ServiceError(CubeMeshError):
@@ -36,7 +37,11 @@ class ServiceError(CubeMeshError):
 
 
 class Service:
-    """One supervised process."""
+    """One supervised process.
+
+    It says itself when it is ready, by a line of JSON on its standard output; with a
+    *probe* it is ready once that command ends with 0.
+    """
 
     def __init__(
         self,
@@ -44,11 +49,14 @@ class Service:
         command: Callable[[], Sequence[str]],
         log: Path,
         environ: Mapping[str, str],
+        *,
+        probe: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._command = command
         self._log = log
         self._environ = environ
+        self._probe = probe
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
         self.restarts = 0
@@ -73,20 +81,16 @@ class Service:
         """
         with self._open_log() as log:
             self._log_start = log.tell()
-            process = await asyncio.create_subprocess_exec(
-                *self._command(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+            process = await self._spawn(
+                self._command(),
+                stdout=log if self._probe else asyncio.subprocess.PIPE,
                 stderr=log,
-                env=dict(self._environ),
-                cwd="/",
-                process_group=0,  # Ctrl-C is for us alone: we stop them in order
-                preexec_fn=_die_with(os.getpid()),
             )
         self._process = process
+        ready = self._probed if self._probe else self._ready
         try:
             async with asyncio.timeout(_READY_WITHIN):
-                return await self._ready(process)
+                return await ready(process)
         except TimeoutError:
             await self.stop(signal.SIGKILL, 0)
             message = f"{self.name} did not become ready in {_READY_WITHIN:g} s"
@@ -144,11 +148,37 @@ class Service:
                     return said
         raise self._why(await process.wait())
 
+    async def _probed(self, process: asyncio.subprocess.Process) -> dict[str, Any]:
+        while process.returncode is None:
+            nowhere = asyncio.subprocess.DEVNULL
+            probe = await self._spawn(self._probe, stdout=nowhere, stderr=nowhere)
+            try:
+                if await probe.wait() == 0:
+                    return {}
+            finally:
+                with suppress(ProcessLookupError):
+                    probe.kill()
+            await _pause(_PROBED_EACH)
+        raise self._why(await process.wait())
+
+    async def _spawn(
+        self, argv: Sequence[str], *, stdout: Any, stderr: Any
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=dict(self._environ),
+            cwd="/",
+            process_group=0,  # Ctrl-C is for us alone: we stop them in order
+            preexec_fn=_die_with(os.getpid()),
+        )
+
     async def _ended(self) -> int:
         process = self._process
         assert process is not None  # noqa: S101 - it was started before
-        assert process.stdout is not None  # noqa: S101 - we asked for the pipe
-        while await process.stdout.read(_TAIL):
+        while process.stdout is not None and await process.stdout.read(_TAIL):
             pass  # nobody needs it, but a full pipe would stop the service
         return await process.wait()
 
@@ -158,6 +188,7 @@ class Service:
             log.seek(max(self._log_start, self._log.stat().st_size - _TAIL))
             lines = log.read().decode(errors="replace").splitlines()
         errors = [line[7:] for line in lines if line.startswith("error: ")]
+        errors = errors or _last_error(lines)
         hints = [line[6:] for line in lines if line.startswith("hint: ")]
         how = f"signal {-status}" if status < 0 else f"status {status}"
         said = "; ".join(errors) or f"it ended with {how}"
@@ -172,6 +203,16 @@ class Service:
         log = os.fdopen(os.open(self._log, flags, 0o600), "ab", buffering=0)
         log.seek(0, os.SEEK_END)
         return log
+
+
+def _last_error(lines: Sequence[str]) -> list[str]:
+    """Return the last error of a log of JSON lines, as SPIRE writes them."""
+    for line in reversed(lines):
+        with suppress(ValueError, AttributeError):
+            record = json.loads(line)
+            if record.get("level") in {"error", "fatal"} and "msg" in record:
+                return [": ".join(filter(None, (record["msg"], record.get("error"))))]
+    return []
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -11,24 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cubemesh._errors import ConfigurationError
-from cubemesh._plan import SERVICES, TRUST_DOMAIN, Plan, environment_of
+from cubemesh._parts import parts
+from cubemesh._plan import TRUST_DOMAIN, Plan, Realm, environment_of
 from cubemesh._profile import Profile
-from cubemesh._service import Service, ServiceError
+from cubemesh._service import ServiceError
 from cubemesh._state import claim, is_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
 
+    from cubemesh._spire import Programs
     from cubemesh._state import State
-
-# Seconds; a second signal tells the Router to cut off the calls under way.
-_GRACES = {"router": (5.0, 5.0), "workloadmanager": (30.0,), "authority": (5.0,)}
-# The WorkloadManager takes SIGINT as: end all sandboxes, then yourself.
-_ENDING = {
-    "router": signal.SIGTERM,
-    "workloadmanager": signal.SIGINT,
-    "authority": signal.SIGTERM,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +35,7 @@ class Wishes:
     auth_mode: str = "mtls"
     svid_ttl: str = "1h"
     isolation: str = "bwrap"
+    spire: Programs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,18 @@ async def up(
     signals = Signals()
     with _received(signals), claim(wishes.state, environ) as state:
         _refuse_second(wishes.profile, state)
-        house = _House(wishes, state, environ, signals)
+        realm = None
+        if wishes.spire is not None:
+            realm = await asyncio.to_thread(Realm.make, state, wishes.spire)
+        plan = Plan(
+            state=state,
+            user=wishes.user,
+            auth_mode=wishes.auth_mode,
+            svid_ttl=wishes.svid_ttl,
+            isolation=wishes.isolation,
+            realm=realm,
+        )
+        house = _House(wishes, plan, environ, signals)
         try:
             await house.open(restarted, ready)
         finally:
@@ -99,28 +104,14 @@ async def up(
 
 class _House:
     def __init__(
-        self, wishes: Wishes, state: State, environ: Mapping[str, str], signals: Signals
+        self, wishes: Wishes, plan: Plan, environ: Mapping[str, str], signals: Signals
     ) -> None:
-        self._wishes, self._state, self._signals = wishes, state, signals
+        self._wishes, self._state, self._signals = wishes, plan.state, signals
         self._listen = wishes.listen
         self._profile: Profile | None = None
-        plan = Plan(
-            state=state,
-            user=wishes.user,
-            auth_mode=wishes.auth_mode,
-            svid_ttl=wishes.svid_ttl,
-            isolation=wishes.isolation,
-        )
-
-        def service(name: str) -> Service:
-            return Service(
-                name,
-                lambda: plan.command(name, self._listen),
-                state.log(name),
-                environment_of(environ, state.runtime),
-            )
-
-        self._services = {name: service(name) for name in SERVICES}
+        told = environment_of(environ, plan.state.runtime)
+        made = parts(plan, told, lambda: self._listen)
+        self._parts = {part.service.name: part for part in made}
 
     async def open(
         self,
@@ -129,16 +120,16 @@ class _House:
     ) -> None:
         """Start all, one after the other, and keep them until told to stop."""
         said: dict[str, dict[str, Any]] = {}
-        for name, service in self._services.items():
-            answer = await self._unless_stopped(service.start())
+        for name, part in self._parts.items():
+            answer = await self._unless_stopped(part.begin())
             if answer is None:
                 return
             said[name] = answer
         self._listen = said["router"]["listen"]  # a restart takes the same address
         ready(self._announce(said))
         keepers = [
-            service.keep(lambda one, status: restarted(one.name, status))
-            for service in self._services.values()
+            part.service.keep(lambda one, status: restarted(one.name, status))
+            for part in self._parts.values()
         ]
         await self._unless_stopped(_first_failure(keepers))
 
@@ -148,15 +139,15 @@ class _House:
             self._profile.remove(self._wishes.profile)
         hurrying = asyncio.ensure_future(self._hurry())
         try:
-            for name in reversed(SERVICES):
-                await self._services[name].stop(_ENDING[name], *_GRACES[name])
+            for part in reversed(self._parts.values()):
+                await part.service.stop(part.ending, *part.graces)
         finally:
             hurrying.cancel()
 
     async def _hurry(self) -> None:
         await self._signals.hurry.wait()
         for name in ("router", "authority"):  # the sandboxes must still be ended
-            self._services[name].kill()
+            self._parts[name].service.kill()
 
     def _announce(self, said: Mapping[str, Mapping[str, Any]]) -> Running:
         chain, key = self._state.identity("user")
@@ -174,7 +165,7 @@ class _House:
             profile_path=self._wishes.profile,
             state=self._state.root,
             runtime=self._state.runtime,
-            pids={name: service.pid for name, service in self._services.items()},
+            pids={name: part.service.pid for name, part in self._parts.items()},
             metrics={n: m for n, s in said.items() if (m := s.get("metrics"))},
         )
 

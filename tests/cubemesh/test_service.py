@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
+_SLEEP = "import time; time.sleep(60)"
 _READY = 'import time; print(\'{"ready": true, "listen": "x:1"}\', flush=True)'
 
 
@@ -92,6 +93,46 @@ async def test_a_full_pipe_does_not_stop_it(
         while not await asyncio.to_thread(mark.exists):
             await _turn()
     await service.stop(signal.SIGKILL, 1)
+
+
+async def test_one_that_says_nothing_is_probed(tmp_path: Path) -> None:
+    """Ready is when the probe says so; all its output goes into the log."""
+    mark, log = tmp_path / "mark", tmp_path / "thing.log"
+    code = f"print('out', flush=True); open({str(mark)!r}, 'w'); {_SLEEP}"
+    service = Service(
+        "thing",
+        lambda: [sys.executable, "-I", "-c", code],
+        log,
+        {},
+        probe=["/usr/bin/test", "-e", str(mark)],
+    )
+    assert await service.start() == {}
+    assert mark.exists()
+    assert log.read_text() == "out\n"
+    back = asyncio.Event()
+    async with running(service.keep(lambda _one, _status: back.set())):
+        service.kill()
+        await back.wait()
+    await service.stop(signal.SIGKILL, 1)
+
+
+async def test_one_that_ends_before_it_is_ready_says_why(tmp_path: Path) -> None:
+    """Logs of JSON lines are read as well: the last error is the reason."""
+    lines = [
+        {"level": "error", "msg": "Not this", "error": "an older one"},
+        {"level": "error", "msg": "Fatal run error", "error": "address in use"},
+        {"level": "info", "msg": "Catalog closed"},
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines) + "[1, 2]\nnoise\n"
+    service = Service(
+        "thing",
+        lambda: [sys.executable, "-I", "-c", f"print({text!r}); raise SystemExit(1)"],
+        tmp_path / "thing.log",
+        {},
+        probe=["/usr/bin/false"],
+    )
+    with pytest.raises(ServiceError, match="thing: Fatal run error: address in use"):
+        await service.start()
 
 
 async def test_ends_with_its_supervisor(tmp_path: Path) -> None:
