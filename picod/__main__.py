@@ -19,6 +19,7 @@ from picod._runner import Runner
 from picod._sandbox import Sandbox
 from picod._servicer import PicoDServicer
 from picod._settings import Settings
+from picod.inside.kernel import hide
 from serving import (
     FatalError,
     Health,
@@ -171,6 +172,7 @@ async def _close_at_end(runner: Runner, sandbox: Sandbox) -> None:
 
 if __name__ == "__main__":
     os.umask(0o077)  # the sockets are for our own user
+    hide()  # no core file and no other process is to hold our key
     told = parse(Settings, sys.argv[1:], os.environ, prog="picod")
     configure_logging("picod", told.log_level)
     sys.exit(run(main(told)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -178,6 +180,35 @@ def test_another_sandboxs_identity_does_not_start_it() -> None:
     picod.discard()
     assert done.returncode == 78
     assert f"{identity(OTHER)} is not that of {SANDBOX}" in done.stderr.decode()
+
+
+def dumps_core(argv: list[str], folder: Path, handed: list[int]) -> bool:
+    """Say whether a process that crashes leaves its memory in a file."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = ("/usr/bin/prlimit", f"--core={most}:{most}", sys.executable)
+    process = subprocess.Popen(
+        [*limit, *argv], cwd=folder, pass_fds=handed, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGQUIT)
+    _, status = os.waitpid(process.pid, 0)
+    process.wait()
+    process.stdout.close()
+    return os.WCOREDUMP(status)
+
+
+def test_a_crash_leaves_no_key_on_disk(tmp_path: Path) -> None:
+    """A core file would hold all that PicoD does."""
+    plain = ["-c", "import time; print(1, flush=True); time.sleep(60)"]
+    if not dumps_core(plain, tmp_path, []):
+        pytest.skip("no process leaves a core file here")
+    picod = PicoD("handed")
+    with picod._descriptor() as handed:
+        flags = (*picod.flags, "--identity-fd", f"{handed[0]}")
+        dumped = dumps_core(["-I", "-m", "picod", *flags], tmp_path, handed)
+    picod.discard()
+    assert not dumped
 
 
 async def test_a_first_one_that_never_ends_is_not_waited_for() -> None:
