@@ -5,6 +5,7 @@ from authority._cafiles import CAFiles, CATexts
 from authority._errors import AuthorityError, NotIssuableError
 from authority._files import publish_bundle, write_identity
 from authority._issuer import CAIssuer, Issuer
+from authority._rewrite import rewrite
 
 __all__ = [
     "Authority",
@@ -16,5 +17,6 @@ __all__ = [
     "Issuer",
     "NotIssuableError",
     "publish_bundle",
+    "rewrite",
     "write_identity",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from authority._files import publish_bundle, write_identity
+from authority._rewrite import rewrite
 from clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from tlsloader import Source
 
 __all__ = ["Copier"]
-
-_RETRY: Final = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 class Copier:
@@ -46,15 +42,7 @@ class Copier:
 
     async def keep(self) -> NoReturn:
         """Write it after each change, until cancelled; a full disk is tried again."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self.write()
-            except OSError as error:
-                _log.warning("identity not written", extra={"detail": str(error)})
-                self._changed.set()
-                await self._clock.sleep(_RETRY)
+        await rewrite(self.write, self._changed, self._clock)
 
     def _write(self) -> None:
         own = self._source.current()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from authority import publish_bundle
+from authority import publish_bundle, rewrite
 from clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
     from tlsloader import SpiffeID
 
 __all__ = ["Published"]
-
-_RETRY: Final = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 class Published:
@@ -41,16 +36,7 @@ class Published:
 
     async def follow(self) -> NoReturn:
         """Write it after each change, until cancelled; a full disk is tried again."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self.write()
-            except OSError as error:
-                fields = {"path": str(self._path), "detail": str(error)}
-                _log.warning("bundle not published", extra=fields)
-                self._changed.set()
-                await self._clock.sleep(_RETRY)
+        await rewrite(self.write, self._changed, self._clock)
 
     def _hear(self, identity: SpiffeID | None) -> None:
         if identity is None:
