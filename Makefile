@@ -71,6 +71,10 @@ protos-check: venv ## fail if the code of protos/ is not what they give
 	    { echo "error: $$file is stale"; echo "hint: make protos"; exit 1; }; \
 	done
 
+.PHONY: seccomp
+seccomp: venv ## build the filters of system calls from picod/seccomp/_rules.py
+	$(BIN)/python -m picod.seccomp
+
 .PHONY: bench
 bench: venv ## measure the mesh; JSON into benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)

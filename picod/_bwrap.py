@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picod._errors import IsolationError
+from picod.seccomp import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -104,14 +105,14 @@ def arguments(
         made: list[str] = []
         descriptors: list[int] = []
         for name, text in _MADE.items():
-            descriptor = _in_memory(name, text)
-            stack.callback(os.close, descriptor)
-            descriptors.append(descriptor)
-            made += ["--perms", "0444", "--file", str(descriptor), f"/etc/{name}"]
+            descriptors.append(_in_memory(stack, name, text.encode()))
+            made += ["--perms", "0444", "--file", str(descriptors[-1]), f"/etc/{name}"]
+        descriptors.append(_in_memory(stack, "seccomp", load()))
         yield (
             [
                 "bwrap",
                 *_FENCES,
+                *("--seccomp", str(descriptors[-1])),
                 *_system(),
                 *_interpreter(python),
                 *("--perms", "0755", "--dir", "/etc"),
@@ -183,8 +184,9 @@ def _each(option: str, paths: Iterable[str]) -> Iterator[str]:
         yield from (option, path, path)
 
 
-def _in_memory(name: str, text: str) -> int:
+def _in_memory(stack: contextlib.ExitStack, name: str, data: bytes) -> int:
     descriptor = os.memfd_create(name)
-    os.write(descriptor, text.encode())
+    stack.callback(os.close, descriptor)
+    os.write(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
