@@ -183,6 +183,7 @@ def _print(session_id: str, event: CommandExited, order: _Order) -> None:
             "signal": event.signal,
             "timed_out": event.timed_out,
             "output_limit_reached": event.output_limit_reached,
+            "memory_limit_reached": event.memory_limit_reached,
             "duration": event.duration,
             **text,
         }

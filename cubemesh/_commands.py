@@ -178,6 +178,7 @@ def _result(
         timed_out=exited.timed_out,
         duration=exited.duration,
         output_limit_reached=exited.output_limit_reached,
+        memory_limit_reached=exited.memory_limit_reached,
         stdout_bytes=stdout,
         stderr_bytes=stderr,
     )

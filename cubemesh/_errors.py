@@ -61,6 +61,8 @@ class CommandFailedError(CubeMeshError):
     def __init__(self, result: CommandResult) -> None:
         last = result.stderr.strip().rpartition("\n")[2]
         cause = "ran out of time" if result.timed_out else "failed"
+        if result.memory_limit_reached:
+            cause = "ran out of memory"
         said = f": {last}" if last else ""
         super().__init__(f"the command {cause} with status {result.exit_code}{said}")
         self.result = result

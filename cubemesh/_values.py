@@ -60,6 +60,7 @@ class CommandExited:
     timed_out: bool
     output_limit_reached: bool
     duration: float
+    memory_limit_reached: bool = False
 
 
 CommandEvent = CommandStarted | CommandOutput | CommandExited
@@ -81,6 +82,7 @@ class CommandResult:
     timed_out: bool
     duration: float
     output_limit_reached: bool = False
+    memory_limit_reached: bool = False
     stdout_bytes: bytes = field(default=b"", repr=False)
     stderr_bytes: bytes = field(default=b"", repr=False)
 
@@ -106,8 +108,9 @@ class FileInfo:
 class SessionInfo:
     """One session as its owner sees it; times in UTC, ``idle_timeout`` in seconds.
 
-    ``isolation`` is what separates its code from the host (``"bwrap"`` or ``"none"``),
-    ``own_uid`` whether no other sandbox shares its user on the host.
+    ``isolation`` is what separates its code from the host (``"bwrap"``,
+    ``"gvisor"`` or ``"none"``), ``own_uid`` whether no other sandbox shares its user
+    on the host.
     """
 
     session_id: str
@@ -157,6 +160,7 @@ def _exited(wire: picod_pb2.Exited) -> CommandExited:
         timed_out=timed_out,
         output_limit_reached=wire.cause == picod_pb2.Exited.CAUSE_OUTPUT_LIMIT,
         duration=wire.duration.ToNanoseconds() / 1e9,
+        memory_limit_reached=wire.cause == picod_pb2.Exited.CAUSE_MEMORY_LIMIT,
     )
 
 

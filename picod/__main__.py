@@ -13,6 +13,7 @@ from auth import KeysError, PublicKeys, Verifier
 from picod._callers import by_certificate, by_socket, by_token
 from picod._control import Entry, Isolation, SandboxControlServicer
 from picod._errors import IsolationError
+from picod._groups import make_group
 from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
 from picod._runner import Runner
@@ -39,6 +40,7 @@ from tlsloader.grpc import Gate
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from picod._groups import Group
     from tlsloader import SpiffeID
 
 _GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
@@ -47,19 +49,36 @@ _GRACE = 1.0  # after the end has begun there is nobody left to wait for but ans
 async def main(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
     with ExitStack() as places:
+        limits = settings.runner_limits
+        group = make_group(
+            f"cubemesh-{settings.sandbox_id}",
+            memory=limits.memory,
+            processes=limits.processes,
+        )
+        if group is not None:
+            _tell_of(group, settings)
+            places.callback(group.close)
         folder = None
         if settings.isolation == "none":
             folder = places.enter_context(_folder(settings))
-        async with aclosing(await _runner(settings, folder)) as runner:
-            await _serve(settings, runner)
+        async with aclosing(await _runner(settings, folder, group)) as runner:
+            await _serve(settings, runner, group.kind if group else "rlimits")
 
 
-async def _serve(settings: Settings, runner: Runner) -> None:
+async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
     """Assemble the doors in front of *runner* and serve them."""
     sandbox = Sandbox(settings.sandbox_id)
     health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
     data, entry, keep_fresh = await _data_door(settings, sandbox, health)
     control = UnixAcceptor(name="control")
+    isolation = Isolation(
+        level=settings.isolation,
+        uid=os.getuid() if settings.uid is None else settings.uid,
+        own_uid=settings.uid is not None,
+        limits=runner.limits,
+        limits_by=limits_by,
+    )
+    told = SandboxControlServicer(sandbox, isolation, entry, runner.incident)
     PicoDServicer(sandbox, runner).add_to(data.server)
     jobs = (
         keep_fresh,
@@ -73,7 +92,7 @@ async def _serve(settings: Settings, runner: Runner) -> None:
     with stop_on_signals(sandbox.ended):
         await serve(
             data,
-            _control_door(settings, sandbox, entry, control, health),
+            _control_door(settings, told, control, health),
             jobs=jobs,
             stop=sandbox.ended,
             health=health,
@@ -95,7 +114,19 @@ def _folder(settings: Settings) -> Iterator[Path]:
         yield folder
 
 
-async def _runner(settings: Settings, folder: Path | None) -> Runner:
+def _tell_of(group: Group, settings: Settings) -> None:
+    """Leave behind where our groups are, for whoever cleans up if we are killed.
+
+    The folder of the control socket is closed to others.
+    """
+    paths = "".join(f"{folder}\n" for folder in group.folders)
+    control = Path(settings.control_listen.removeprefix("unix:"))
+    control.with_name("groups").write_text(paths, encoding="utf-8")
+
+
+async def _runner(
+    settings: Settings, folder: Path | None, group: Group | None
+) -> Runner:
     try:
         return await Runner.start(
             sandbox_id=settings.sandbox_id,
@@ -105,6 +136,7 @@ async def _runner(settings: Settings, folder: Path | None) -> Runner:
             python=str(settings.python),
             imports=settings.imports,
             folder=folder,
+            group=group,
         )
     except IsolationError as error:
         raise FatalError(str(error), error.hint) from error
@@ -148,19 +180,12 @@ def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
 
 def _control_door(
     settings: Settings,
-    sandbox: Sandbox,
-    entry: Entry,
+    servicer: SandboxControlServicer,
     acceptor: UnixAcceptor,
     health: Health,
 ) -> Hosted:
     server = new_server([Gate(by_socket(acceptor), refused=denied)], health=health)
-    isolation = Isolation(
-        level=settings.isolation,
-        uid=os.getuid() if settings.uid is None else settings.uid,
-        own_uid=settings.uid is not None,
-        limits=settings.runner_limits,
-    )
-    SandboxControlServicer(sandbox, isolation, entry).add_to(server)
+    servicer.add_to(server)
     return Hosted(server, settings.control_listen, acceptor)
 
 

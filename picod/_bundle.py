@@ -34,7 +34,7 @@ _MODULES = (
     "picod.inside.interpreter",
     "picod.inside.context",
     "picod.inside.contexts",
-    "picod.inside.memory",
+    "picod.inside.watchdog",
     "picod.inside.files",
     "picod.inside.folders",
     "picod.inside.runner",

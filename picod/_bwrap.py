@@ -21,6 +21,8 @@ from picod.seccomp import load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from picod._types import Limits
+
 __all__ = ["OPT", "Bwrap", "arguments", "find_bwrap"]
 
 OPT = "/opt/python"
@@ -48,7 +50,6 @@ _MADE = {
     "resolv.conf": "",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-_SHM = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +92,14 @@ def _version(program: str) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def arguments(
-    *, python: str, bootstrap: str, workspace: int
+    *, python: str, bootstrap: str, limits: Limits
 ) -> Iterator[tuple[list[str], list[int]]]:
     """Give the arguments of bwrap and the descriptors that it must inherit.
 
     Args:
         python: the interpreter inside.
         bootstrap: the program text that it runs.
-        workspace: size of /workspace, and of /tmp, in bytes.
+        limits: with the sizes of /workspace, /tmp and /dev/shm.
 
     """
     with contextlib.ExitStack() as stack:
@@ -118,7 +119,7 @@ def arguments(
                 *("--perms", "0755", "--dir", "/etc"),
                 *made,
                 *_each("--ro-bind-try", _SHARED),
-                *_folders(workspace),
+                *_folders(limits),
                 *("--remount-ro", "/", "--chdir", "/", "--"),
                 *(_real(python), "-I", "-S", "-c", bootstrap),
             ],
@@ -166,14 +167,13 @@ def _real(python: str) -> str:
     return python if python.startswith("/usr/") else str(Path(python).resolve())
 
 
-def _folders(workspace: int) -> tuple[str, ...]:
-    size = str(workspace)
+def _folders(limits: Limits) -> tuple[str, ...]:
     return (
         *("--proc", "/proc", "--dev", "/dev"),
-        *("--size", str(_SHM), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
+        *("--size", str(limits.shared), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
         *("--remount-ro", "/dev"),
-        *("--size", size, "--perms", "0755", "--tmpfs", "/workspace"),
-        *("--size", size, "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108
+        *("--size", str(limits.workspace), "--perms", "0755", "--tmpfs", "/workspace"),
+        *("--size", str(limits.scratch), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108
         *("--dir", "/home", "--dir", "/root", "--dir", "/run", "--dir", "/var"),
         *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108
     )

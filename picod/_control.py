@@ -20,7 +20,7 @@ from serving import aborting
 from tlsloader import HandedSource, MaterialError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     import grpc
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from picod._types import Limits
     from tlsloader import FileSource
     from tlsloader.workload import WorkloadAPISource
+
+    Incident = Callable[[], Awaitable[str]]
 
 __all__ = ["Entry", "Isolation", "SandboxControlServicer"]
 
@@ -37,6 +39,7 @@ _LIMIT_NAMES = {
     "output": "output_bytes",
     "memory": "memory_bytes",
     "file_size": "file_size_bytes",
+    "scratch": "scratch_bytes",
     "workspace": "workspace_bytes",
 }
 
@@ -49,6 +52,8 @@ class Isolation:
     uid: int
     own_uid: bool
     limits: Limits
+    limits_by: str = "rlimits"
+    network: bool = False
 
     def message(self) -> picod_pb2.Isolation:
         """Return the message for this: bytes, seconds and counts as whole numbers."""
@@ -60,6 +65,8 @@ class Isolation:
                 _LIMIT_NAMES.get(name, name): round(value)
                 for name, value in asdict(self.limits).items()
             },
+            limits_by=self.limits_by,
+            network=self.network,
         )
 
 
@@ -85,10 +92,15 @@ class Entry:
 
 
 class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
-    """Serves ``cubemesh.v1.SandboxControl`` for *sandbox*; *entry* is its data door."""
+    """Serves ``cubemesh.v1.SandboxControl`` for *sandbox*; *entry* is its data door.
 
-    def __init__(self, sandbox: Sandbox, isolation: Isolation, entry: Entry) -> None:
-        self._sandbox = sandbox
+    *incident* tells what its limits last did to its code; empty: nothing.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, isolation: Isolation, entry: Entry, incident: Incident
+    ) -> None:
+        self._sandbox, self._incident = sandbox, incident
         self._isolation = isolation.message()
         self._entry = entry
 
@@ -115,12 +127,14 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         """Tell how the sandbox is."""
         sandbox = self._sandbox
         sandbox.control_seen()
+        if sandbox.ready and sandbox.binding_known:
+            sandbox.note(await self._incident())
         answer = picod_pb2.StatusResponse(
             sandbox_id=sandbox.sandbox_id,
             session_id=sandbox.session_id,
             ready=sandbox.ready,
             open_calls=sandbox.open_calls,
-            last_fault=sandbox.last_fault,
+            last_fault=sandbox.shown_fault,
             isolation=self._isolation,
             identity=self._entry.identity(),
             refusals=self._entry.refusals,

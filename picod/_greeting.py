@@ -25,12 +25,14 @@ __all__ = ["greet"]
 _PATIENCE = 10.0
 
 
-async def greet(
+async def greet(  # noqa: PLR0913
     link: Link,
     limits: Limits,
     place: Place,
     environment: Mapping[str, str],
     imports: Sequence[str] = (),
+    *,
+    watch: bool = True,
 ) -> dict[bytes, Value]:
     """Give the runner its code and our HELLO, and wait for its own.
 
@@ -39,7 +41,7 @@ async def greet(
 
     """
     link.send(bundle())
-    link.send(messages.hello(limits, place, environment, imports))
+    link.send(messages.hello(limits, place, environment, imports, watch=watch))
     try:
         async with asyncio.timeout(_PATIENCE):
             hello = unpack_dict(await asyncio.shield(link.hello))

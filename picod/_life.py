@@ -25,6 +25,9 @@ class _Mortal(Protocol):
     @property
     def fault(self) -> str | None: ...
 
+    @property
+    def fault_reason(self) -> str: ...
+
     async def wait_ended(self) -> object: ...
 
 
@@ -72,9 +75,12 @@ async def end_on_fault(
     await runner.wait_ended()
     if sandbox.ended.is_set():
         return
-    sandbox.fail("RUNNER_FAULT")
+    sandbox.fail(runner.fault_reason)
     unwell("runner fault")
-    _log.error("runner fault", extra={"detail": runner.fault or "it ended"})
+    _log.error(
+        "runner fault",
+        extra={"reason": sandbox.last_fault, "detail": runner.fault or "it ended"},
+    )
     told = asyncio.ensure_future(sandbox.fault_told.wait())
     late = asyncio.ensure_future(clock.sleep(linger))
     try:

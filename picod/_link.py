@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from picod._spawn import Spawned
 
-__all__ = ["Link"]
+__all__ = ["ENDED", "Link"]
 
 _log = logging.getLogger("picod.runner")
 _READ = 256 * 1024
 _STDERR = 8 * 1024
+ENDED = "the runner ended"
 _GRACE = 3.0  # seconds to clean up where nothing isolates
 
 
@@ -95,6 +96,17 @@ class Link:
         """The process on the host: bwrap, or without isolation the runner."""
         return self._process.pid
 
+    @property
+    def inner(self) -> int:
+        """The runner behind bwrap: its only child; 0: there is none."""
+        if not self._isolated:
+            return 0
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:
+            return 0
+        return int((children.split() or "0")[0])
+
     # -- streams
 
     def open(self, request: bytes) -> Stream:
@@ -162,7 +174,7 @@ class Link:
         except OSError:
             size = 0
         if not size:
-            self.break_off("the runner ended")
+            self.break_off(ENDED)
             return
         try:
             for kind, number, payload in self._parser.feed(
@@ -235,15 +247,10 @@ class Link:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _kill_child(self) -> bool:
-        if not self._isolated:
+        if not self.inner:
             return False
-        try:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        except OSError:
-            return False
-        for child in children.split():
-            os.kill(int(child), signal.SIGKILL)
-        return bool(children)
+        os.kill(self.inner, signal.SIGKILL)
+        return True
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -252,7 +259,7 @@ class Link:
         self._on_stderr()
         self._loop.remove_reader(self._stderr)
         os.close(self._stderr)
-        self.break_off("the runner ended")
+        self.break_off(ENDED)
         if self.fault is not None:
             _log.error("runner fault", extra={"fault": self.fault, "said": self.said})
         self.ended.set_result(None)

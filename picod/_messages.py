@@ -39,11 +39,13 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LIMITS = (
     "cpu_seconds",
     "file_size",
+    "inodes",
     "memory",
     "open_files",
     "output",
     "processes",
 )
+_CAUSES = {cause.value for cause in Cause}
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {
     wire.STDOUT: "stdout",
     wire.STDERR: "stderr",
@@ -74,8 +76,13 @@ def hello(
     place: Place,
     environment: Mapping[str, str],
     imports: Sequence[str] = (),
+    *,
+    watch: bool,
 ) -> bytes:
-    """Encode our HELLO: where things are, the limits, environment and imports."""
+    """Encode our HELLO: where things are, the limits, environment and imports.
+
+    *watch*: whether the runner must look at the memory of all processes itself.
+    """
     defaults = {
         "PATH": ":".join(filter(None, (place.programs, _PATH))),
         "HOME": os.fsdecode(place.workspace),
@@ -91,6 +98,7 @@ def hello(
     values[b"workspace"] = place.workspace
     values[b"scratch"] = place.scratch
     values[b"isolated"] = int(place.isolated)
+    values[b"watch"] = int(watch)
     values[b"imports"] = [name.encode() for name in imports]
     values[b"environment"] = pairs(defaults | dict(environment))
     return wire.frame(wire.HELLO, 0, pack(values))
@@ -212,7 +220,7 @@ def _exited(values: dict[bytes, Value]) -> Exited:
     code, signal = number(values, b"code"), number(values, b"signal")
     cause, duration = number(values, b"cause"), number(values, b"duration_ns")
     ended = (0 <= code <= 255) == (signal == 0)  # noqa: PLR2004
-    if not ended or not 0 <= signal <= 64 or cause not in (0, 1, 2) or duration < 0:  # noqa: PLR2004
+    if not ended or not 0 <= signal <= 64 or cause not in _CAUSES or duration < 0:  # noqa: PLR2004
         raise wire.ProtocolError("no command ends like this")
     return Exited(
         code=None if signal else code,

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from picod import _messages as messages
 from picod import _protocol as wire
-from picod._errors import RunnerFaultError
+from picod._errors import NoSpaceError, ProcessLimitError, RunnerFaultError
 from picod._greeting import greet
+from picod._incidents import Incidents
+from picod._inodes import limit_inodes
 from picod._interpreters import Interpreters
-from picod._link import Link
+from picod._link import ENDED, Link
 from picod._messages import Stages
 from picod._spawn import spawn_bwrap, spawn_none
 from picod._types import (
@@ -30,14 +35,17 @@ from picod._types import (
     Started,
 )
 from picod._upload import Upload
-from picod._values import pack, text
+from picod._values import pack, text, unpack_dict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from picod._groups import Group
     from picod._streams import Stream
     from picod._values import Value
+
+    Event = Started | Output | Exited
 
 __all__ = [
     "Cause",
@@ -57,6 +65,7 @@ __all__ = [
 
 _log = logging.getLogger("picod.runner")
 _END = 5.0
+_ANSWER = 1.0
 
 
 class Runner:
@@ -65,9 +74,17 @@ class Runner:
     Make it with `start`, end it with `aclose`.
     """
 
-    def __init__(self, link: Link, limits: Limits, stages: Stages, python: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        limits: Limits,
+        stages: Stages,
+        python: str,
+        group: Group | None = None,
+    ) -> None:
         self._link, self.limits = link, limits
         self.stages, self.python = stages, python
+        self._incidents = Incidents(group)
         self.code = Interpreters(self._opened, link.late, limits.timeout)
 
     @classmethod
@@ -82,6 +99,7 @@ class Runner:
         environment: Mapping[str, str] | None = None,
         imports: Sequence[str] = (),
         folder: Path | None = None,
+        group: Group | None = None,
     ) -> Self:
         """Start a runner and wait until it is ready.
 
@@ -94,6 +112,7 @@ class Runner:
             environment: for every command, besides PATH, HOME and the like.
             imports: packages that interpreters have imported from the start.
             folder: for level `none` the private folder to work in.
+            group: keeps memory and processes within the limits; None: the runner does.
 
         Raises:
             IsolationError: not here; it tells what would help.
@@ -106,11 +125,18 @@ class Runner:
         else:
             _log.warning("no isolation", extra={"sandbox_id": sandbox_id})
             spawned = spawn_none(uid=uid, python=python, folder=folder)
+        if group is not None:
+            group.take(spawned.process.pid)
         made = time.monotonic_ns()
         link = Link(spawned)
-        hello = await greet(link, limits, spawned.place, environment or {}, imports)
+        watch = group is None
+        hello = await greet(
+            link, limits, spawned.place, environment or {}, imports, watch=watch
+        )
+        if link.inner and os.geteuid() == 0:
+            limit_inodes(link.inner, limits)
         version = text(hello, b"python").decode("ascii", "replace")
-        return cls(link, limits, messages.stages(hello, began, made), version)
+        return cls(link, limits, messages.stages(hello, began, made), version, group)
 
     # -- its life
 
@@ -123,6 +149,21 @@ class Runner:
     def pid(self) -> int:
         """The process on the host that everything in the sandbox is beneath."""
         return self._link.pid
+
+    @functools.cached_property
+    def fault_reason(self) -> str:
+        """The reason of `fault`, as errors.md has it."""
+        killed = self._incidents.look() and self.fault == ENDED
+        return "OUT_OF_MEMORY" if killed else "RUNNER_FAULT"
+
+    async def incident(self) -> str:
+        """Tell what the limits last did to the code: a reason, or nothing."""
+        self._incidents.look()
+        with contextlib.suppress(RunnerFaultError, TimeoutError):
+            async with asyncio.timeout(_ANSWER), self._asked(b"usage", b"") as stream:
+                _, payload = await stream.next()
+                self._incidents.hear(unpack_dict(payload))
+        return self._incidents.last
 
     async def wait_ended(self) -> None:
         """Wait until no process of the sandbox is left."""
@@ -161,9 +202,17 @@ class Runner:
                     stream.feed(command.stdin)
                 reader = messages.Events(stream.number)
                 while not reader.over:
-                    yield reader.event(*await stream.next())
+                    yield self._judged(reader.event(*await stream.next()))
             finally:
                 watch.end()
+
+    def _judged(self, event: Event) -> Event:
+        """Say of a command that failed whether the kernel killed for memory."""
+        if not isinstance(event, Exited) or event.code == 0:
+            return event
+        if event.cause is Cause.ENDED and self._incidents.look():
+            return replace(event, cause=Cause.MEMORY_LIMIT)
+        return event
 
     # -- files
 
@@ -282,6 +331,9 @@ class Runner:
         stream = self._link.open(request)
         try:
             yield stream
+        except (ProcessLimitError, NoSpaceError) as error:
+            self._incidents.add(error.reason)
+            raise
         except wire.ProtocolError as error:
             self._link.break_off(f"the runner broke the protocol: {error}")
             raise RunnerFaultError from error

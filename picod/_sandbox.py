@@ -58,7 +58,7 @@ class Sandbox:
         self.sandbox_id = sandbox_id
         self.open_calls = 0
         self.last_activity: datetime = clock.now()
-        self.last_fault = ""
+        self.last_fault = self._noted = ""
         self.last_control = clock.monotonic()
         self.ended = asyncio.Event()
         self.ended_by = ""
@@ -82,6 +82,11 @@ class Sandbox:
     def session_id(self) -> str:
         """Return the session's id, empty until there is one."""
         return self._binding.session_id if self._binding else ""
+
+    @property
+    def binding_known(self) -> bool:
+        """Say whether there is a session yet, and so commands may have run."""
+        return self._binding is not None
 
     @property
     def ready(self) -> bool:
@@ -133,6 +138,15 @@ class Sandbox:
     def control_seen(self) -> None:
         """Note that the WorkloadManager is there."""
         self.last_control = self._clock.monotonic()
+
+    def note(self, reason: str) -> None:
+        """Note what happened to the code, which the sandbox survives."""
+        self._noted = reason or self._noted
+
+    @property
+    def shown_fault(self) -> str:
+        """Why the sandbox is lost, or while it is not, what last happened in it."""
+        return self.last_fault or self._noted
 
     def fail(self, reason: str) -> None:
         """Note a fault that no later call will survive; the first one counts."""

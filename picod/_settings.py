@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from picod._errors import InvalidRequestError
 from picod._types import Limits
 from serving import (
     COUNT,
@@ -175,6 +176,10 @@ class Settings(IdentityFlags):
     def faults(self) -> Iterator[Fault]:
         """Yield what is wrong between the flags."""
         yield from self._missing()
+        try:
+            self.runner_limits  # noqa: B018  # made to be checked
+        except InvalidRequestError as error:
+            yield f"--limit: {error}", "raise memory, or lower what does not fit"
         if not self.control_listen.startswith("unix:"):
             yield (
                 f"--control-listen {self.control_listen} is no Unix socket",

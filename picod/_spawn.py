@@ -63,7 +63,7 @@ def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
     bwrap = find_bwrap()
     with contextlib.ExitStack() as stack:
         inside, descriptors = stack.enter_context(
-            arguments(python=python, bootstrap=BOOTSTRAP, workspace=limits.workspace)
+            arguments(python=python, bootstrap=BOOTSTRAP, limits=limits)
         )
         program = _opened(stack, bwrap.program)
         environment = {}

@@ -38,19 +38,36 @@ class Limits:
     output: int = 256 * _MIB
     """The most that one command may write to stdout and stderr together."""
     memory: int = 1024 * _MIB
+    """Of all processes together, and of the files in tmpfs."""
     processes: int = 256
     open_files: int = 1024
     file_size: int = 1024 * _MIB
     cpu_seconds: int = 3600
     """Processor time of one process."""
-    workspace: int = 1024 * _MIB
-    """What /workspace holds; /tmp holds as much again."""
+    workspace: int = 0
+    """What /workspace holds; 0: half of the memory."""
+    scratch: int = 0
+    """What /tmp holds; 0: a quarter of the memory."""
+    inodes: int = 100_000
+    """Files and folders in /workspace, and as many in /tmp."""
 
     def __post_init__(self) -> None:
         """Refuse what would let nothing run."""
+        for name, share in (("workspace", 2), ("scratch", 4)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, max(1, int(self.memory) // share))
         for name in self.__slots__:
             if getattr(self, name) <= 0:
                 raise InvalidRequestError(f"limit {name} is not above zero")
+        if self.workspace + self.scratch + self.shared > self.memory:
+            raise InvalidRequestError(
+                "files count as memory: workspace and scratch must leave room in memory"
+            )
+
+    @property
+    def shared(self) -> int:
+        """What /dev/shm holds, in bytes."""
+        return min(64 * _MIB, max(4096, int(self.memory) // 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,8 @@ class Cause(enum.Enum):
     ENDED = 0
     TIMEOUT = 1
     OUTPUT_LIMIT = 2
+    MEMORY_LIMIT = 3
+    SPACE_LIMIT = 4
 
 
 @dataclass(frozen=True, slots=True)

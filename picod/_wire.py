@@ -44,6 +44,8 @@ _CAUSES: Final = {
     Cause.ENDED: picod_pb2.Exited.CAUSE_ENDED,
     Cause.TIMEOUT: picod_pb2.Exited.CAUSE_TIMEOUT,
     Cause.OUTPUT_LIMIT: picod_pb2.Exited.CAUSE_OUTPUT_LIMIT,
+    Cause.MEMORY_LIMIT: picod_pb2.Exited.CAUSE_MEMORY_LIMIT,
+    Cause.SPACE_LIMIT: picod_pb2.Exited.CAUSE_SPACE_LIMIT,
 }
 _TYPES: Final = {
     FileType.REGULAR: picod_pb2.FILE_TYPE_REGULAR,

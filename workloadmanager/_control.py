@@ -57,8 +57,19 @@ class Report:
             status.session_id,
             status.ready,
             status.last_fault,
-            Activity(status.open_calls, status.last_activity.ToDatetime(tzinfo=UTC)),
-            Isolation(said.level, said.uid, said.own_uid, dict(said.limits)),
+            Activity(
+                status.open_calls,
+                status.last_activity.ToDatetime(tzinfo=UTC),
+                status.last_fault,
+            ),
+            Isolation(
+                said.level,
+                said.uid,
+                said.own_uid,
+                dict(said.limits),
+                said.limits_by,
+                said.network,
+            ),
         )
 
 

@@ -39,10 +39,11 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a sandbox itself says of its use."""
+    """What a sandbox itself says of its use, and what last went wrong in it."""
 
     open_calls: int
     last_activity: datetime
+    last_fault: str = ""
 
 
 class Engine(Protocol):

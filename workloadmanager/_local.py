@@ -20,7 +20,7 @@ from workloadmanager._errors import NoIdentityError, SandboxStartError
 from workloadmanager._launch import launch
 from workloadmanager._picod import Place, Plan, mark_words
 from workloadmanager._process import Mark, Process, end_all, first_line, kin
-from workloadmanager._remove import remove_tree
+from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -162,6 +162,7 @@ class LocalEngine:
         while relatives:
             await end_all(relatives)
             relatives = await self._kin(box.place)
+        await asyncio.to_thread(remove_groups, box.place.folder, sandbox_id)
         for folder in (box.place.folder, box.place.open_folder):
             await asyncio.to_thread(remove_tree, folder)
         if box.process is not None:

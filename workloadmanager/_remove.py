@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["remove_tree"]
+__all__ = ["remove_groups", "remove_tree"]
+
+_log = logging.getLogger(__name__)
+_LOOKS, _PAUSE = 200, 0.005
+
+
+def remove_groups(folder: Path, sandbox_id: str) -> None:
+    """Remove the control groups that a PicoD in *folder* had no time to. Blocks."""
+    try:
+        lines = (folder / "groups").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        if line.endswith(f"/cubemesh-{sandbox_id}"):
+            _remove_group(line)
+
+
+def _remove_group(path: str) -> None:
+    """Remove an empty group; the kernel still counts the dead for a moment."""
+    for _ in range(_LOOKS):
+        try:
+            os.rmdir(path)  # noqa: PTH106  # nothing in it can be removed
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(_PAUSE)
+        else:
+            return
+    _log.warning("group not removed", extra={"path": path})
 
 
 def remove_tree(root: Path) -> None:

@@ -152,8 +152,8 @@ def _from_ms(number: int) -> datetime:
 def _isolation_to_text(isolation: Isolation | None) -> str:
     if isolation is None:
         return ""
-    limits = dict(isolation.limits)
-    return json.dumps([isolation.level, isolation.uid, isolation.own_uid, limits])
+    values = [isolation.level, isolation.uid, isolation.own_uid, dict(isolation.limits)]
+    return json.dumps([*values, isolation.limits_by, isolation.network])
 
 
 def _isolation_from_text(text: str) -> Isolation | None:

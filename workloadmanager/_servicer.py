@@ -95,7 +95,7 @@ class WorkloadManagerServicer(workloadmanager_pb2_grpc.WorkloadManagerServicer):
     ) -> pb.GetSessionResponse:
         """Tell about one session."""
         async with aborting(context, TABLE):
-            session = await self._sessions.find(request.session_id)
+            session = await self._sessions.look(request.session_id)
         return pb.GetSessionResponse(session=session_to_wire(session))
 
     async def ListSessions(  # noqa: N802

@@ -140,6 +140,25 @@ class Sessions:
             raise SessionNotFoundError(session_id)
         raise SessionExpiredError(ended)
 
+    async def look(self, session_id: str) -> Session:
+        """As `find`, and ask the sandbox what last went wrong in it.
+
+        Raises:
+            SessionExpiredError: it ended less than 24 hours ago.
+            SessionNotFoundError: there is none.
+        """
+        session = await self.find(session_id)
+        if session.state is not State.READY:
+            return session
+        activity = await self._engine.activity(session.sandbox_id)
+        present = self._roster.find(session_id)
+        if activity is None or present is None:  # it does not say, or ended meanwhile
+            return await self.find(session_id)
+        if activity.last_fault != present.last_fault:
+            present = replace(present, last_fault=activity.last_fault)
+            self._roster.put(present)
+        return present
+
     def page(
         self,
         *,

@@ -25,6 +25,8 @@ LIMITS: Mapping[str, str] = {
     "file_size": "size",
     "cpu_seconds": "count",
     "workspace": "size",
+    "scratch": "size",
+    "inodes": "count",
 }
 
 

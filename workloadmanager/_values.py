@@ -38,6 +38,8 @@ class Isolation:
     uid: int
     own_uid: bool
     limits: Mapping[str, int] = field(default_factory=dict)
+    limits_by: str = ""
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,4 +152,6 @@ def _isolation_to_wire(isolation: Isolation | None) -> picod_pb2.Isolation | Non
         uid=isolation.uid,
         own_uid=isolation.own_uid,
         limits=isolation.limits,
+        limits_by=isolation.limits_by,
+        network=isolation.network,
     )

@@ -225,6 +225,10 @@ class Exited(_message.Message):
         """Its time was up; it was killed."""
         CAUSE_OUTPUT_LIMIT: Exited._Cause.ValueType  # 3
         """It wrote more than the sandbox's output limit; it was killed."""
+        CAUSE_MEMORY_LIMIT: Exited._Cause.ValueType  # 4
+        """The sandbox's memory was used up, and it failed or was killed."""
+        CAUSE_SPACE_LIMIT: Exited._Cause.ValueType  # 5
+        """The workspace holds more files than it may; it was killed."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Why the command is over."""
@@ -236,6 +240,10 @@ class Exited(_message.Message):
     """Its time was up; it was killed."""
     CAUSE_OUTPUT_LIMIT: Exited.Cause.ValueType  # 3
     """It wrote more than the sandbox's output limit; it was killed."""
+    CAUSE_MEMORY_LIMIT: Exited.Cause.ValueType  # 4
+    """The sandbox's memory was used up, and it failed or was killed."""
+    CAUSE_SPACE_LIMIT: Exited.Cause.ValueType  # 5
+    """The workspace holds more files than it may; it was killed."""
 
     CODE_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
@@ -1366,7 +1374,9 @@ class StatusResponse(_message.Message):
     open_calls: _builtins.int
     """Calls under way."""
     last_fault: _builtins.str
-    """A reason of docs/reference/errors.md, e.g. RUNNER_FAULT; empty: none."""
+    """A reason of docs/reference/errors.md; empty: none. While `ready`, what its limits
+    last did to its code (OUT_OF_MEMORY, PROCESS_LIMIT, NO_SPACE); else why it is lost.
+    """
     @_builtins.property
     def last_activity(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1485,12 +1495,20 @@ class Isolation(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     OWN_UID_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    LIMITS_BY_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     level: _builtins.str
-    """"bwrap" or "none"."""
+    """"bwrap", "gvisor" or "none"."""
     uid: _builtins.int
     """The user that the code runs as on the host."""
     own_uid: _builtins.bool
     """Whether no other sandbox shares that user."""
+    limits_by: _builtins.str
+    """What keeps memory and processes of all its processes together within the limits:
+    "cgroup2" or "cgroup1": the kernel; "rlimits": limits per process and a look at all.
+    """
+    network: _builtins.bool
+    """Whether it has a network beyond its own loopback."""
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Limits in force, e.g. "memory_bytes": 1073741824."""
@@ -1502,10 +1520,12 @@ class Isolation(_message.Message):
         uid: _builtins.int = ...,
         own_uid: _builtins.bool = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        limits_by: _builtins.str = ...,
+        network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "limits", b"limits", "own_uid", b"own_uid", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "limits", b"limits", "limits_by", b"limits_by", "network", b"network", "own_uid", b"own_uid", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

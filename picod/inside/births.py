@@ -66,7 +66,7 @@ def _prepare() -> None:
 def _import(channel: _socket.socket, name: bytes) -> None:
     """Import *name* and tell what it took, or why it failed."""
     channel.send(pack({b"name": name}))
-    began, held = time.monotonic_ns(), kernel.held(os.getpid())
+    began, held = time.monotonic_ns(), sum(kernel.held(os.getpid()))
     error = ""
     try:
         __import__(name.decode())
@@ -78,7 +78,7 @@ def _import(channel: _socket.socket, name: bytes) -> None:
     told: dict[bytes, Value] = {
         b"name": name,
         b"duration_ns": spent,
-        b"memory": max(0, kernel.held(os.getpid()) - held),
+        b"memory": max(0, sum(kernel.held(os.getpid())) - held),
         b"error": error.encode("utf-8", "backslashreplace")[:500],
     }
     channel.send(pack(told))

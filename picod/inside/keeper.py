@@ -225,6 +225,7 @@ def keep(
         os.write(report, failed + ALONE)
         return
     os.write(report, STARTED + number(main))
+    kernel.first_to_go(main)
     os.chdir("/")
     if not lasting:
         for descriptor in stdio:

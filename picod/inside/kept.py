@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from picod.inside.link import Link
     from picod.inside.reaper import Reaper
 
-ENDED, TIMEOUT, OUTPUT_LIMIT = 0, 1, 2
+ENDED, TIMEOUT, OUTPUT_LIMIT, MEMORY_LIMIT, SPACE_LIMIT = range(5)
 _PROMPT = 0.001  # how long leftovers may end by themselves
 
 

@@ -15,11 +15,11 @@ from picod.inside.files import Transfer
 from picod.inside.keeper import Keeper
 from picod.inside.kept import TIMEOUT
 from picod.inside.link import Call
-from picod.inside.memory import Watchdog
 from picod.inside.nursery import Nursery
 from picod.inside.orders import order_of
 from picod.inside.paths import Root
 from picod.inside.reaper import Reaper
+from picod.inside.watchdog import Watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Runner:
         if self._defaults or number(values, b"version") != wire.VERSION:
             raise wire.ProtocolError("HELLO came twice, or of another version")
         self._defaults = values
-        self._watchdog.limit = number(values, b"memory")
+        self._watchdog.learn(values)
         self._roots = [
             Root(b"/workspace", text(values, b"workspace")),
             Root(text(values, b"scratch"), text(values, b"scratch")),
@@ -258,6 +258,8 @@ class Runner:
         if operation == b"write":
             largest = number(self._defaults, b"file_size")
             return files.write(call, self._roots, request, largest)
+        if operation == b"usage":
+            return self._watchdog.tell(call)
         known = _OPERATIONS.get(operation)
         if known is None:
             raise wire.ProtocolError("unknown operation")

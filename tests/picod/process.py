@@ -62,7 +62,7 @@ class PicoD:
             self.folder / "data.sock",
             self.folder / "control.sock",
         )
-        self.log = self.folder / "log"
+        self.log, self.groups = self.folder / "log", self.folder / "groups"
         self.mode = mode
         self.flags = [*self._common(), *self._of_mode(mode), *flags]
 

@@ -20,6 +20,7 @@ class Mortal:
 
     def __init__(self) -> None:
         self.fault: str | None = None
+        self.fault_reason = "RUNNER_FAULT"
         self._ended = asyncio.Event()
 
     def die(self, fault: str) -> None:

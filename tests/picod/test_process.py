@@ -288,3 +288,36 @@ async def _fails(flags: list[str]) -> tuple[int | None, str]:
     )
     _, said = await process.communicate()
     return process.returncode, said.decode()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kill", [False, True])
+async def test_a_control_group_is_made_and_goes(kill: bool) -> None:  # noqa: FBT001
+    """Status says what keeps the limits, and what happened; who is killed leaves word.
+
+    The file lies beside the socket: whoever removes that folder removes the groups.
+    """
+    with PicoD("mtls", "--limit", "memory=128MiB") as picod:
+        await picod.bind()
+        groups = [Path(line) for line in picod.groups.read_text().splitlines()]
+        if not groups:
+            pytest.skip("no control group can be made here")
+        async with picod.routed() as stub, picod.controlled() as control:
+            code = "held = b'x' * (1 << 26)"
+            await asyncio.gather(*(output(stub, "python3", "-c", code) for _ in "123"))
+            status = await control.Status(picod_pb2.StatusRequest())
+        assert status.ready
+        assert status.last_fault == "OUT_OF_MEMORY"
+        assert status.isolation.limits_by.startswith("cgroup")
+        assert status.isolation.limits["scratch_bytes"] == 32 << 20
+        picod.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        await picod.ended()
+        assert [group for group in groups if group.exists()] == groups * kill
+        if kill:
+            await until(lambda: not any(_processes(group) for group in groups))
+            for group in groups:
+                group.rmdir()
+
+
+def _processes(group: Path) -> str:
+    return (group / "cgroup.procs").read_text()

@@ -355,7 +355,8 @@ async def test_memory_is_watched() -> None:
         )
         together = await python(small, code, timeout=20)
         assert together.exited.signal == 9
-        assert together.exited.cause is Cause.ENDED
+        assert together.exited.cause is Cause.MEMORY_LIMIT
+        assert await small.incident() == "OUT_OF_MEMORY"
 
 
 async def test_other_limits_are_in_force() -> None:

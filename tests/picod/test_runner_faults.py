@@ -115,7 +115,7 @@ MALFORMED = {
     "strange code": STARTED + done(code=256),
     "code and signal": STARTED + done(signal=9),
     "strange signal": STARTED + done(code=-1, signal=65),
-    "strange cause": STARTED + done(cause=3),
+    "strange cause": STARTED + done(cause=5),
     "negative duration": STARTED + done(duration_ns=-1),
     "end without fields": STARTED + wire.frame(wire.DONE, 1, pack({})),
     "error without fields": wire.frame(wire.ERROR, 1, pack({})),

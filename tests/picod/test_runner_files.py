@@ -380,7 +380,7 @@ async def test_lists_large_folders_in_batches(runner: Runner) -> None:
 @pytest.mark.slow
 async def test_a_full_disk_is_told() -> None:
     """A full workspace refuses an upload with its own error and leaves no rest."""
-    async with sandbox(limits=Limits(workspace=2 * MIB)) as small:
+    async with sandbox(limits=Limits(workspace=2 * MIB, scratch=2 * MIB)) as small:
         await write(small, b"kept", b"kept")
         with pytest.raises(NoSpaceError):
             await write(small, b"big", b"x" * 3 * MIB)
@@ -411,7 +411,7 @@ async def test_a_file_has_a_largest_size() -> None:
 @pytest.mark.slow
 async def test_a_gibibyte_takes_no_memory() -> None:
     """A file of 1 GiB goes in and out while our own memory stays flat."""
-    limits = Limits(workspace=1100 * MIB)
+    limits = Limits(workspace=1100 * MIB, memory=2048 * MIB)
     async with sandbox(limits=limits) as runner:
         chunk = b"x" * MIB
         async with runner.write_file(Open(b"big", Mode.CREATE)) as upload:

@@ -21,6 +21,7 @@ from workloadmanager._identities import Identities
 from workloadmanager._ids import sandbox_id
 from workloadmanager._local import LocalEngine
 from workloadmanager._picod import Plan
+from workloadmanager._remove import remove_groups
 from workloadmanager._uids import Uids, default_range
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Ground:
         return LocalEngine(self.plan, identities=self.identities, uids=uids)
 
     def remove(self) -> None:
+        """Remove all; the processes of its sandboxes have been killed."""
+        for name in self.left():
+            remove_groups(self.plan.runtime / name, name)
         shutil.rmtree(self.folder)
 
     def left(self) -> list[str]:

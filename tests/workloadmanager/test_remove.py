@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workloadmanager._remove import remove_tree
+from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,3 +60,22 @@ def test_nothing_to_remove_is_fine(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
         remove_tree(tmp_path / "link")
+
+
+def test_groups_of_a_killed_picod_go(tmp_path: Path) -> None:
+    """Only empty groups of this very sandbox are removed, whatever the file says."""
+    ours, full, other = (
+        tmp_path / name / f"cubemesh-{sandbox}"
+        for name, sandbox in (("memory", "sbx-a"), ("pids", "sbx-a"), ("x", "sbx-b"))
+    )
+    for group in (ours, full, other):
+        group.mkdir(parents=True)
+    (full / "cgroup.procs").touch()
+    gone = tmp_path / "cubemesh-sbx-a"
+    lines = "".join(f"{path}\n" for path in (gone, ours, other, full))
+    (tmp_path / "groups").write_text(lines)
+    remove_groups(tmp_path, "sbx-a")
+    assert not ours.exists()
+    assert full.exists()
+    assert other.exists()
+    remove_groups(tmp_path / "nowhere", "sbx-a")

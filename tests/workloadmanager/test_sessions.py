@@ -81,6 +81,20 @@ async def test_a_session_is_made_and_told(house: House, clock: FakeClock) -> Non
     assert house.engine.alive[made.sandbox_id].environment == {"A": "1"}
 
 
+async def test_what_limits_did_is_asked_for(house: House, clock: FakeClock) -> None:
+    """Who looks at a session is told what last happened in its sandbox."""
+    session = await house.sessions.create(wish())
+    assert (await house.sessions.look(session.session_id)).last_fault == ""
+    house.engine.says = Activity(0, clock.now(), "OUT_OF_MEMORY")
+    assert (await house.sessions.look(session.session_id)).last_fault == "OUT_OF_MEMORY"
+    house.engine.says = None
+    assert (await house.sessions.look(session.session_id)).last_fault == "OUT_OF_MEMORY"
+    await house.sessions.delete(session.session_id)
+    with pytest.raises(SessionExpiredError) as caught:
+        await house.sessions.look(session.session_id)
+    assert caught.value.metadata["last_fault"] == "OUT_OF_MEMORY"
+
+
 async def test_a_sandbox_outlives_its_longest_possible_session(house: House) -> None:
     """Its own alarm must never ring before a session that was extended is over."""
     made = await house.sessions.create(wish())
