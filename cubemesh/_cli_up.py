@@ -34,7 +34,7 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 @click.option("--svid-ttl", default="1h", help="How long certificates live.")
 @click.option(
     "--isolation",
-    type=click.Choice(["bwrap", "none"]),
+    type=click.Choice(["bwrap", "gvisor", "none"]),
     default="bwrap",
     help="What separates code from this machine; none: nothing.",
 )

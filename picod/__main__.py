@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from picod._groups import Group
     from tlsloader import SpiffeID
 
+# What gVisor itself needs: for its kernel, and threads of the host for each process.
+_SENTRY_MEMORY, _SENTRY_THREADS = 128 * 1024 * 1024, 256
 _GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
 
 
@@ -50,16 +52,17 @@ async def main(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
     with ExitStack() as places:
         limits = settings.runner_limits
+        gvisor = settings.isolation == "gvisor"
         group = make_group(
             f"cubemesh-{settings.sandbox_id}",
-            memory=limits.memory,
-            processes=limits.processes,
+            memory=limits.memory + gvisor * _SENTRY_MEMORY,
+            processes=limits.processes * (1 + 3 * gvisor) + gvisor * _SENTRY_THREADS,
         )
         if group is not None:
             _tell_of(group, settings)
             places.callback(group.close)
         folder = None
-        if settings.isolation == "none":
+        if settings.isolation != "bwrap":
             folder = places.enter_context(_folder(settings))
         async with aclosing(await _runner(settings, folder, group)) as runner:
             await _serve(settings, runner, group.kind if group else "rlimits")
@@ -103,7 +106,7 @@ async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
 
 @contextmanager
 def _folder(settings: Settings) -> Iterator[Path]:
-    """Make the folder of a runner that nothing isolates, and remove it.
+    """Make the folder that the runner works in, or gVisor's bundle, and remove it.
 
     It is in TMPDIR, which the runner's user must be able to pass.
     """

@@ -18,6 +18,7 @@ _MODULES = (
     "picod._protocol",
     "picod._values",
     "picod.inside.kernel",
+    "picod.inside.rights",
     "picod.inside.paths",
     "picod.inside.records",
     "picod.inside.link",

@@ -16,40 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picod._errors import IsolationError
+from picod._view import USER
 from picod.seccomp import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from picod._types import Limits
+    from picod._view import View
 
-__all__ = ["OPT", "Bwrap", "arguments", "find_bwrap"]
-
-OPT = "/opt/python"
-"""Where an interpreter from outside /usr is found inside."""
-
-USER = 1000
-"""The uid and gid that code inside sees; outside it has the sandbox's own."""
+__all__ = ["Bwrap", "arguments", "find_bwrap"]
 
 _OLDEST = (0, 8)  # the first with --disable-userns
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_SHARED = (
-    "/etc/alternatives",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/pki/tls/certs",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-)
-_MADE = {
-    "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\n"
-    f"user:x:{USER}:{USER}:user:/workspace:/bin/sh\n"
-    "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
-    "group": f"root:x:0:\nuser:x:{USER}:\nnogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "resolv.conf": "",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +69,20 @@ def _version(program: str) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def arguments(
-    *, python: str, bootstrap: str, limits: Limits
+    seen: View, *, python: str, bootstrap: str
 ) -> Iterator[tuple[list[str], list[int]]]:
     """Give the arguments of bwrap and the descriptors that it must inherit.
 
     Args:
-        python: the interpreter inside.
+        seen: what there is inside.
+        python: the interpreter, by its path inside.
         bootstrap: the program text that it runs.
-        limits: with the sizes of /workspace, /tmp and /dev/shm.
 
     """
     with contextlib.ExitStack() as stack:
-        made: list[str] = []
         descriptors: list[int] = []
-        for name, text in _MADE.items():
+        made: list[str] = []
+        for name, text in seen.files.items():
             descriptors.append(_in_memory(stack, name, text.encode()))
             made += ["--perms", "0444", "--file", str(descriptors[-1]), f"/etc/{name}"]
         descriptors.append(_in_memory(stack, "seccomp", load()))
@@ -114,14 +91,11 @@ def arguments(
                 "bwrap",
                 *_FENCES,
                 *("--seccomp", str(descriptors[-1])),
-                *_system(),
-                *_interpreter(python),
                 *("--perms", "0755", "--dir", "/etc"),
                 *made,
-                *_each("--ro-bind-try", _SHARED),
-                *_folders(limits),
+                *_files(seen),
                 *("--remount-ro", "/", "--chdir", "/", "--"),
-                *(_real(python), "-I", "-S", "-c", bootstrap),
+                *(python, "-I", "-S", "-c", bootstrap),
             ],
             descriptors,
         )
@@ -141,47 +115,18 @@ _FENCES = (
 )
 
 
-def _system() -> Iterator[str]:
-    """Bind the host's programs, read-only."""
-    yield from ("--ro-bind", "/usr", "/usr")
-    for name in _SYSTEM:
-        path = Path("/", name)
-        if path.is_symlink():
-            yield from ("--symlink", str(path.readlink()), str(path))
-        elif path.is_dir():
-            yield from ("--ro-bind", str(path), str(path))
-
-
-def _interpreter(python: str) -> tuple[str, ...]:
-    """Bind an interpreter of elsewhere; the sandbox's user must be able to read it.
-
-    It stays where it is, as its libraries know their place; `OPT` leads there.
-    """
-    if python.startswith("/usr/"):
-        return ()
-    prefix = str(Path(python).resolve().parent.parent)
-    return ("--ro-bind", prefix, prefix, "--symlink", prefix, OPT)
-
-
-def _real(python: str) -> str:
-    return python if python.startswith("/usr/") else str(Path(python).resolve())
-
-
-def _folders(limits: Limits) -> tuple[str, ...]:
-    return (
-        *("--proc", "/proc", "--dev", "/dev"),
-        *("--size", str(limits.shared), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
-        *("--remount-ro", "/dev"),
-        *("--size", str(limits.workspace), "--perms", "0755", "--tmpfs", "/workspace"),
-        *("--size", str(limits.scratch), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108
-        *("--dir", "/home", "--dir", "/root", "--dir", "/run", "--dir", "/var"),
-        *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108
-    )
-
-
-def _each(option: str, paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        yield from (option, path, path)
+def _files(seen: View) -> Iterator[str]:
+    for path in seen.shown:
+        yield from ("--ro-bind", path, path)
+    yield from ("--proc", "/proc", "--dev", "/dev")
+    for each in seen.tmpfs:
+        size, mode = str(each.size), f"{each.mode:04o}"
+        yield from ("--size", size, "--perms", mode, "--tmpfs", each.place)
+    yield from ("--remount-ro", "/dev")
+    for path in seen.folders:
+        yield from ("--dir", path)
+    for path, target in seen.links.items():
+        yield from ("--symlink", target, path)
 
 
 def _in_memory(stack: contextlib.ExitStack, name: str, data: bytes) -> int:

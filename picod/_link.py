@@ -71,6 +71,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._process, self._socket = spawned.process, spawned.socket
         self._stderr, self._isolated = spawned.stderr, spawned.place.isolated
+        self._nested = spawned.nested
         self._said = b""
         self._parser = wire.Parser(wire.FROM_RUNNER)
         self._buffer = bytearray(_READ)
@@ -99,7 +100,7 @@ class Link:
     @property
     def inner(self) -> int:
         """The runner behind bwrap: its only child; 0: there is none."""
-        if not self._isolated:
+        if not self._nested:
             return 0
         try:
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()

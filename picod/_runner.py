@@ -21,7 +21,7 @@ from picod._inodes import limit_inodes
 from picod._interpreters import Interpreters
 from picod._link import ENDED, Link
 from picod._messages import Stages
-from picod._spawn import spawn_bwrap, spawn_none
+from picod._spawn import spawn_bwrap, spawn_gvisor, spawn_none
 from picod._types import (
     Cause,
     Command,
@@ -92,7 +92,7 @@ class Runner:
         cls,
         *,
         sandbox_id: str,
-        level: Literal["bwrap", "none"] = "bwrap",
+        level: Literal["bwrap", "gvisor", "none"] = "bwrap",
         uid: int | None = None,
         limits: Limits | None = None,
         python: str = "/usr/bin/python3",
@@ -111,7 +111,8 @@ class Runner:
             python: the interpreter, at least 3.9.
             environment: for every command, besides PATH, HOME and the like.
             imports: packages that interpreters have imported from the start.
-            folder: for level `none` the private folder to work in.
+            folder: for `none` the private folder to work in, for `gvisor` one for its
+                bundle, which the host's user *uid* may pass.
             group: keeps memory and processes within the limits; None: the runner does.
 
         Raises:
@@ -122,6 +123,8 @@ class Runner:
         began = time.monotonic_ns()
         if level == "bwrap":
             spawned = spawn_bwrap(uid=uid, limits=limits, python=python)
+        elif level == "gvisor":
+            spawned = spawn_gvisor(uid=uid, limits=limits, python=python, folder=folder)
         else:
             _log.warning("no isolation", extra={"sandbox_id": sandbox_id})
             spawned = spawn_none(uid=uid, python=python, folder=folder)

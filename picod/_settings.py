@@ -117,9 +117,9 @@ class Settings(IdentityFlags):
         default=None,
         help="jwt: the JWKS that the Routers publish",
     )
-    isolation: Literal["bwrap", "none"] = flag(
+    isolation: Literal["bwrap", "gvisor", "none"] = flag(
         "--isolation",
-        click.Choice(["bwrap", "none"]),
+        click.Choice(["bwrap", "gvisor", "none"]),
         default="bwrap",
         help="What separates the code from the host; none: nothing does",
     )

@@ -6,12 +6,16 @@ import contextlib
 import os
 import socket
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from picod._bundle import BOOTSTRAP
-from picod._bwrap import OPT, arguments, find_bwrap
+from picod._bwrap import arguments, find_bwrap
 from picod._errors import IsolationError
+from picod._gvisor import arguments as gvisor_arguments
+from picod._gvisor import bundle_at, find_runsc, find_setpriv
+from picod._view import OPT, program_of, view
+from picod.seccomp import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +23,14 @@ if TYPE_CHECKING:
 
     from picod._types import Limits
 
-__all__ = ["Place", "Spawned", "none_place", "spawn_bwrap", "spawn_none"]
+__all__ = [
+    "Place",
+    "Spawned",
+    "none_place",
+    "spawn_bwrap",
+    "spawn_gvisor",
+    "spawn_none",
+]
 
 _NO_ROOT = IsolationError(
     "code in a sandbox must not run as the host's root",
@@ -36,6 +47,8 @@ class Place:
     isolated: bool
     programs: str = ""
     """A folder to look for programs in first."""
+    filter: bytes = b""
+    """Of system calls, for the runner to put around itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,8 @@ class Spawned:
     socket: socket.socket
     stderr: int
     place: Place
+    nested: bool = False
+    """Whether the runner is a child of the process."""
 
 
 def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
@@ -58,12 +73,13 @@ def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
         IsolationError: not here.
 
     """
-    if uid == 0 or (uid is None and os.geteuid() == 0):
-        raise _NO_ROOT
+    _refuse_root(uid)
     bwrap = find_bwrap()
     with contextlib.ExitStack() as stack:
         inside, descriptors = stack.enter_context(
-            arguments(python=python, bootstrap=BOOTSTRAP, limits=limits)
+            arguments(
+                view(python, limits), python=program_of(python), bootstrap=BOOTSTRAP
+            )
         )
         program = _opened(stack, bwrap.program)
         environment = {}
@@ -72,11 +88,47 @@ def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
             library = _opened(stack, bwrap.library)
             inherited.append(library)
             environment["LD_PRELOAD"] = f"/proc/self/fd/{library}"
-        programs = "" if python.startswith("/usr/") else f"{OPT}/bin"
-        place = Place(b"/workspace", b"/tmp", isolated=True, programs=programs)
-        return _spawn(
+        place = _place(python)
+        made = _spawn(
             inside, f"/proc/self/fd/{program}", environment, inherited, uid, place
         )
+        return replace(made, nested=True)
+
+
+def spawn_gvisor(
+    *, uid: int | None, limits: Limits, python: str, folder: Path | None
+) -> Spawned:
+    """Start a runner in gVisor as the host's user *uid*, with a bundle in *folder*.
+
+    Call this in the main thread, as `spawn_bwrap`.
+
+    Raises:
+        IsolationError: not here.
+
+    """
+    if folder is None:
+        raise IsolationError("isolation level gvisor needs a folder of its own")
+    _refuse_root(uid)
+    setpriv, program = find_setpriv(), find_runsc()
+    argv = [program_of(python), "-I", "-S", "-c", BOOTSTRAP]
+    bundle_at(folder / "bundle", view(python, limits), argv, uid)
+    with contextlib.ExitStack() as stack:
+        opened = _opened(stack, program)
+        inside = gvisor_arguments(
+            setpriv, f"/proc/self/fd/{opened}", folder.resolve() / "bundle"
+        )
+        place = replace(_place(python), filter=load())
+        return _spawn(inside, setpriv, {}, [opened], uid, place)
+
+
+def _place(python: str) -> Place:
+    programs = "" if python.startswith("/usr/") else f"{OPT}/bin"
+    return Place(b"/workspace", b"/tmp", isolated=True, programs=programs)
+
+
+def _refuse_root(uid: int | None) -> None:
+    if uid == 0 or (uid is None and os.geteuid() == 0):
+        raise _NO_ROOT
 
 
 def _opened(stack: contextlib.ExitStack, path: Path) -> int:
@@ -95,8 +147,7 @@ def spawn_none(*, uid: int | None, python: str, folder: Path | None) -> Spawned:
     """
     if folder is None:
         raise IsolationError("isolation level none needs a folder of its own")
-    if uid == 0 or (uid is None and os.geteuid() == 0):
-        raise _NO_ROOT
+    _refuse_root(uid)
     inside = ["python3", "-I", "-S", "-c", BOOTSTRAP]
     return _spawn(inside, python, {}, [], uid, none_place(folder, uid))
 

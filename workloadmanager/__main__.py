@@ -193,6 +193,7 @@ def _engine(
         public_keys=settings.jwt_public_keys_file,
         python=str(settings.picod_python),
         log_level=settings.log_level,
+        path=os.environ.get("PATH", os.defpath),
     )
     uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
     return LocalEngine(plan, identities=identities, uids=uids)

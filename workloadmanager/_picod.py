@@ -32,6 +32,7 @@ class Plan:
     own_id: str
     public_keys: Path | None = None
     python: str = sys.executable
+    path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
     orphan_timeout: float = 900.0
 
@@ -61,10 +62,10 @@ class Plan:
     def scratch(self, place: Place, template: Template) -> Path:
         """Make and return where PicoD puts what it needs for a while.
 
-        Without isolation the code works there, as a user who may not pass our own
-        folder; otherwise it is that.
+        Without isolation the code works there, and gVisor has its bundle there, as a
+        user who may not pass our own folder; for bwrap it is that.
         """
-        if (template.isolation or self.isolation) != "none":
+        if (template.isolation or self.isolation) == "bwrap":
             return place.folder
         place.open_folder.mkdir(mode=0o700)
         place.open_folder.chmod(0o711)
@@ -74,7 +75,7 @@ class Plan:
         """Return all the environment that a PicoD has."""
         return {
             "LANG": "C.UTF-8",
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": self.path,  # on it bwrap, runsc and pasta are looked for
             "TMPDIR": str(scratch),  # so that what it leaves goes with it
         }
 
@@ -105,7 +106,7 @@ class Place:
 
     @property
     def open_folder(self) -> Path:
-        """Where it works, if nothing isolates it; otherwise there is none.
+        """Where it works if nothing isolates it, or gVisor does; else there is none.
 
         Its user must be able to pass all folders above, so it is not in TMPDIR.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ISOLATION_LEVELS", "LIMITS", "PYTHON", "Template", "Templates"]
 
-ISOLATION_LEVELS = ("bwrap", "none")
+ISOLATION_LEVELS = ("bwrap", "gvisor", "none")
 
 # The limits that PicoD knows, with how each is written.
 LIMITS: Mapping[str, str] = {

@@ -13,7 +13,7 @@ import sys
 import time
 
 from picod._values import pack
-from picod.inside import keeper, kernel
+from picod.inside import keeper, kernel, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def _bear(channel: _socket.socket, order: Order, descriptors: list[int]) -> None
         between = os.getpid()
         if os.fork() == 0:
             channel.close()
+            rights.be_the_code()
+            kernel.hide()
             kernel.adopt_orphans()
             while os.getppid() == between:
                 os.sched_yield()

@@ -13,7 +13,7 @@ import marshal
 import os
 import resource
 
-from picod.inside import kernel, search
+from picod.inside import kernel, rights, search
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def _live(
 ) -> NoReturn:
     """Be the keeper."""
     try:
+        rights.be_the_code()
+        kernel.hide()
         kernel.adopt_orphans()
         close_all_but(orders, *stdio, report)
         order = order or _await(orders)

@@ -8,7 +8,7 @@ import time
 
 from picod import _protocol as wire
 from picod._values import number, pack, text, texts, unpack_dict
-from picod.inside import files, folders
+from picod.inside import files, folders, rights
 from picod.inside.commands import Command
 from picod.inside.contexts import Contexts
 from picod.inside.files import Transfer
@@ -186,6 +186,8 @@ class Runner:
             raise wire.ProtocolError("HELLO came twice, or of another version")
         self._defaults = values
         self._watchdog.learn(values)
+        if b"filter" in values:
+            rights.filter_calls(text(values, b"filter"))
         self._roots = [
             Root(b"/workspace", text(values, b"workspace")),
             Root(text(values, b"scratch"), text(values, b"scratch")),

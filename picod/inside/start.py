@@ -7,7 +7,7 @@ import os
 import resource
 import time
 
-from picod.inside import kernel
+from picod.inside import kernel, rights
 from picod.inside.keeper import DESCRIPTORS
 from picod.inside.link import HungUpError, Link
 from picod.inside.runner import Runner
@@ -26,6 +26,7 @@ def main(began_ns: int, load: Callable[[], None]) -> None:
 
     """
     loaded_ns = time.monotonic_ns()
+    rights.be_the_runner()
     kernel.hide()
     kernel.ignore_signals()
     kernel.adopt_orphans()

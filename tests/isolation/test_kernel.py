@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.isolation.hosts import UIDS
+from tests.isolation.levels import each_level, isolated
 from tests.isolation.test_escape import PRELUDE, attempts
 from tests.isolation.weakened import take_away
 from tests.picod.sandboxes import python, sandbox
@@ -79,16 +80,18 @@ syscall("vhangup", libc.vhangup())
 """
 
 
-@pytest.mark.parametrize("tried", CALLS)
-async def test_calls_that_are_filtered(tried: str) -> None:
+@each_level
+async def test_calls_that_are_filtered(level: str) -> None:
     """Interfaces of the kernel that programs do not need are not there."""
-    async with sandbox(uid=UIDS[0]) as runner:
-        await attempts(runner, CALLS[tried])
+    async with isolated(level) as runner:
+        for tried in CALLS.values():
+            await attempts(runner, tried)
 
 
-async def test_calls_that_need_rights() -> None:
+@each_level
+async def test_calls_that_need_rights(level: str) -> None:
     """Nobody inside has a right over the machine."""
-    async with sandbox(uid=UIDS[0]) as runner:
+    async with isolated(level) as runner:
         await attempts(runner, RIGHTS)
 
 

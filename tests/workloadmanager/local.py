@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from contextlib import asynccontextmanager
@@ -32,6 +33,9 @@ WORKLOADMANAGER = "spiffe://cluster.local/ns/agentcube-system/sa/workloadmanager
 PRINCIPAL = Principal(ANN.issuer, ANN.subject)
 
 
+BINARIES = Path.home() / ".cache/cubemesh/bin"
+
+
 class Ground:
     """A short folder in which real sandboxes live, and all who may come to them."""
 
@@ -50,6 +54,7 @@ class Ground:
             auth_mode="mtls",
             router_id=ROUTER,
             own_id=WORKLOADMANAGER,
+            path=f"{os.defpath}:{BINARIES}",
         )
 
     def engine(self) -> LocalEngine:

@@ -18,6 +18,7 @@ from auth import PRINCIPAL_METADATA
 from clock import SYSTEM
 from cubemesh.v1 import picod_pb2
 from tests.forge import Forge
+from tests.isolation.levels import each_level, need_gvisor
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
 from workloadmanager._errors import (
@@ -89,12 +90,20 @@ async def gone(*them: psutil.Process) -> None:
     await until(lambda: not any(Mark.of(each.pid) for each in them))
 
 
-async def test_a_sandbox_from_its_making_to_its_end(ground: Ground) -> None:
+def _left_on_the_host(sandbox_id: str) -> list[Path]:
+    groups = Path("/sys/fs/cgroup").rglob(f"*{sandbox_id}")
+    return [*groups, *Path("/tmp").glob(f"*{sandbox_id}*")]
+
+
+@each_level
+async def test_a_sandbox_from_its_making_to_its_end(ground: Ground, level: str) -> None:
     """It runs commands for the Router, tells its isolation, and leaves nothing."""
-    async with opened(ground) as sessions:
+    if level == "gvisor":
+        need_gvisor()
+    async with opened(ground, isolation=level) as sessions:
         made = await sessions.create(order(environment=SECRET))
         assert made.isolation is not None
-        assert made.isolation.level == "bwrap"
+        assert made.isolation.level == level
         assert made.isolation.own_uid == (os.geteuid() == 0)
         output = await ground.run(made, "sh", "-c", "echo $TOKEN; exit 3")
         assert output == ("s3cret-of-the-session\n", 3)
@@ -105,6 +114,7 @@ async def test_a_sandbox_from_its_making_to_its_end(ground: Ground) -> None:
         await sessions.delete(made.session_id)
         assert not any(Mark.of(each.pid) for each in family)
         assert ground.left() == []
+        assert _left_on_the_host(made.sandbox_id) == []
 
 
 async def test_secrets_are_nowhere_on_disk(ground: Ground) -> None:
