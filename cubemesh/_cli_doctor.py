@@ -10,7 +10,7 @@ import click
 
 from cubemesh._errors import CubeMeshError
 from cubemesh._identity import Identity
-from cubemesh._machine import Check, look
+from cubemesh._machine import Check, look, look_further
 from cubemesh._options import json_option, profile_option
 from cubemesh._profile import Profile, locate
 from cubemesh._sandbox import AsyncSandbox
@@ -41,7 +41,7 @@ def doctor_command(*, profile: str | None, as_json: bool) -> None:
 
 
 async def _checks(name: str | None) -> AsyncIterator[Check]:
-    for check in look():
+    for check in (*look(), *look_further()):
         yield check
     try:
         path = locate(name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _OLDEST_BWRAP = (0, 8)
+_CARRIERS, _ADMINISTRATION = ("pasta", "slirp4netns"), "/usr/local/sbin:/usr/sbin:/sbin"
 _NOBODY = 65534
 _TRIAL_SECONDS = 20
 _SYSCTL = Path("/proc/sys")
@@ -47,12 +48,21 @@ def look(isolation: str = "bwrap") -> Iterator[Check]:
     yield _system()
     yield _python()
     yield _services()
+    if isolation == "gvisor":
+        yield _gvisor(needed=True)
     if isolation == "bwrap":
         found = bwrap()
         yield _bwrap(found)
         yield from _user_namespaces()
         if found is not None:
             yield _trial(found)
+
+
+def look_further() -> Iterator[Check]:
+    """Look at what only some templates need; nothing of it is a fault."""
+    yield _gvisor(needed=False)
+    yield _network()
+    yield _groups()
 
 
 def require(isolation: str) -> None:
@@ -102,6 +112,32 @@ def _bwrap(found: Path | None) -> Check:
     detail = str(found) if found else "no bubblewrap 0.8 or newer"
     hint = f"install bubblewrap, or: {_INSTALL}"
     return Check("bubblewrap", found is not None, detail, hint)
+
+
+def _gvisor(*, needed: bool) -> Check:
+    found = shutil.which("runsc")
+    detail = found or "no runsc on PATH: templates cannot say isolation: gvisor"
+    return Check("gvisor", bool(found) or not needed, detail, "install gVisor's runsc")
+
+
+def _network() -> Check:
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), _ADMINISTRATION))  # noqa: TID251
+    carrier = next(
+        filter(None, (shutil.which(name, path=path) for name in _CARRIERS)), ""
+    )
+    if carrier and shutil.which("nft", path=path):
+        return Check("network", ok=True, detail=f"{carrier}, behind nft")
+    wanted = "no pasta, or no nft: templates cannot say allow_network"
+    return Check("network", ok=True, detail=wanted)
+
+
+def _groups() -> Check:
+    """Tell what keeps memory and processes; PicoD decides for itself."""
+    kind = "cgroup1" if Path("/sys/fs/cgroup/memory").is_dir() else "cgroup2"
+    if os.geteuid() == 0:
+        return Check("limits", ok=True, detail=f"by {kind}, where it is writable")
+    wanted = "by rlimits and a look at all, unless cgroup2 is delegated to you"
+    return Check("limits", ok=True, detail=wanted)
 
 
 def _user_namespaces() -> Iterator[Check]:

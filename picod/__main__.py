@@ -80,6 +80,7 @@ async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
         own_uid=settings.uid is not None,
         limits=runner.limits,
         limits_by=limits_by,
+        network=settings.allow_network,
     )
     told = SandboxControlServicer(sandbox, isolation, entry, runner.incident)
     PicoDServicer(sandbox, runner).add_to(data.server)
@@ -140,6 +141,7 @@ async def _runner(
             imports=settings.imports,
             folder=folder,
             group=group,
+            network=settings.allow_network,
         )
     except IsolationError as error:
         raise FatalError(str(error), error.hint) from error

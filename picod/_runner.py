@@ -21,6 +21,7 @@ from picod._inodes import limit_inodes
 from picod._interpreters import Interpreters
 from picod._link import ENDED, Link
 from picod._messages import Stages
+from picod._network import NAMESERVER, Network
 from picod._spawn import spawn_bwrap, spawn_gvisor, spawn_none
 from picod._types import (
     Cause,
@@ -86,6 +87,7 @@ class Runner:
         self.stages, self.python = stages, python
         self._incidents = Incidents(group)
         self.code = Interpreters(self._opened, link.late, limits.timeout)
+        self._network: Network | None = None
 
     @classmethod
     async def start(  # noqa: PLR0913
@@ -100,6 +102,7 @@ class Runner:
         imports: Sequence[str] = (),
         folder: Path | None = None,
         group: Group | None = None,
+        network: bool = False,
     ) -> Self:
         """Start a runner and wait until it is ready.
 
@@ -113,6 +116,7 @@ class Runner:
             imports: packages that interpreters have imported from the start.
             folder: for `none` the private folder to work in, for `gvisor` one for its
                 bundle, which the host's user *uid* may pass.
+            network: whether it gets a network of its own; only behind bwrap.
             group: keeps memory and processes within the limits; None: the runner does.
 
         Raises:
@@ -122,7 +126,12 @@ class Runner:
         limits = limits or Limits()
         began = time.monotonic_ns()
         if level == "bwrap":
-            spawned = spawn_bwrap(uid=uid, limits=limits, python=python)
+            spawned = spawn_bwrap(
+                uid=uid,
+                limits=limits,
+                python=python,
+                resolver=NAMESERVER if network else "",
+            )
         elif level == "gvisor":
             spawned = spawn_gvisor(uid=uid, limits=limits, python=python, folder=folder)
         else:
@@ -132,6 +141,7 @@ class Runner:
             group.take(spawned.process.pid)
         made = time.monotonic_ns()
         link = Link(spawned)
+        attached = await _attached(link, uid) if network else None
         watch = group is None
         hello = await greet(
             link, limits, spawned.place, environment or {}, imports, watch=watch
@@ -139,7 +149,9 @@ class Runner:
         if link.inner and os.geteuid() == 0:
             limit_inodes(link.inner, limits)
         version = text(hello, b"python").decode("ascii", "replace")
-        return cls(link, limits, messages.stages(hello, began, made), version, group)
+        runner = cls(link, limits, messages.stages(hello, began, made), version, group)
+        runner._network = attached
+        return runner
 
     # -- its life
 
@@ -174,6 +186,8 @@ class Runner:
 
     async def aclose(self) -> None:
         """End everything in the sandbox."""
+        if self._network is not None:
+            await self._network.aclose()
         self._link.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END):
@@ -350,3 +364,19 @@ class Runner:
             _, payload = await stream.next()
             await stream.next()
             return messages.info(payload)
+
+
+async def _attached(link: Link, uid: int | None) -> Network:
+    """Give the sandbox a network, or end it.
+
+    Raises:
+        IsolationError: there is none to be had.
+
+    """
+    try:
+        return await Network.attach(link.pid, uid)
+    except BaseException:
+        link.close()
+        link.kill()
+        await asyncio.shield(link.ended)
+        raise

@@ -129,6 +129,11 @@ class Settings(IdentityFlags):
         default=None,
         help="The user that the code runs as; no other sandbox may have it",
     )
+    allow_network: bool = flag(
+        "--allow-network",
+        default=False,
+        help="bwrap: a way to the internet, not to this machine or what is near it",
+    )
     limits: Mapping[str, float] = flag(
         "--limit",
         FlagType("name=value", _limit),
@@ -184,6 +189,11 @@ class Settings(IdentityFlags):
             yield (
                 f"--control-listen {self.control_listen} is no Unix socket",
                 "the control door knows its peer by the socket: pass unix:/path",
+            )
+        if self.allow_network and self.isolation != "bwrap":
+            yield (
+                f"--allow-network is not there for --isolation {self.isolation}",
+                "take --isolation bwrap, or no network",
             )
         if self.listen == self.control_listen:
             yield ("both doors are at the same address", "give each its own path")

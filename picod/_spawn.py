@@ -63,8 +63,12 @@ class Spawned:
     """Whether the runner is a child of the process."""
 
 
-def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
+def spawn_bwrap(
+    *, uid: int | None, limits: Limits, python: str, resolver: str = ""
+) -> Spawned:
     """Start a runner behind bwrap as the host's user *uid* (None: our own).
+
+    *resolver* is the address of the name server inside, if there is to be one.
 
     Call this in the main thread: the runner is killed when the thread that made it
     ends.
@@ -78,7 +82,9 @@ def spawn_bwrap(*, uid: int | None, limits: Limits, python: str) -> Spawned:
     with contextlib.ExitStack() as stack:
         inside, descriptors = stack.enter_context(
             arguments(
-                view(python, limits), python=program_of(python), bootstrap=BOOTSTRAP
+                view(python, limits, resolver=resolver),
+                python=program_of(python),
+                bootstrap=BOOTSTRAP,
             )
         )
         program = _opened(stack, bwrap.program)

@@ -32,6 +32,7 @@ from workloadmanager._errors import StateError, TemplateFileError
 from workloadmanager._figures import Figures
 from workloadmanager._identities import Identities
 from workloadmanager._local import LocalEngine
+from workloadmanager._needs import missing
 from workloadmanager._picod import Plan
 from workloadmanager._published import Published
 from workloadmanager._servicer import WorkloadManagerServicer
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from workloadmanager._templates import Templates
 
 _GRACE = 10.0
+_PATH = os.environ.get("PATH", os.defpath)
 _UID_MAP = Path("/proc/self/uid_map")
 
 
@@ -124,10 +126,13 @@ async def _let_watchers_go(sessions: Sessions, stop: asyncio.Event) -> None:
 
 def _templates(settings: Settings) -> Templates:
     try:
-        return load_templates(settings.templates)
+        templates = load_templates(settings.templates)
     except TemplateFileError as error:
         hint = "docs/reference/templates.md tells what a template holds"
         raise SettingsError([(fault, hint) for fault in error.faults]) from error
+    if faults := list(missing(templates, settings.isolation, _PATH)):
+        raise SettingsError(faults)
+    return templates
 
 
 def _state(settings: Settings) -> StateFolder:
@@ -193,7 +198,7 @@ def _engine(
         public_keys=settings.jwt_public_keys_file,
         python=str(settings.picod_python),
         log_level=settings.log_level,
-        path=os.environ.get("PATH", os.defpath),
+        path=_PATH,
     )
     uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
     return LocalEngine(plan, identities=identities, uids=uids)

@@ -47,6 +47,7 @@ class Plan:
         argv += ["--workloadmanager-id", self.own_id] if self.own_id else []
         argv += self._identity()
         argv += ["--isolation", level]
+        argv += ["--allow-network"] if template.allow_network else []
         argv += ["--orphan-timeout", f"{self.orphan_timeout:.3f}s"]
         argv += ["--log-level", self.log_level]
         if place.uid is not None:

@@ -22,7 +22,7 @@ def remove_groups(folder: Path, sandbox_id: str) -> None:
     """Remove the control groups that a PicoD in *folder* had no time to. Blocks."""
     try:
         lines = (folder / "groups").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for line in lines:
         if line.endswith(f"/cubemesh-{sandbox_id}"):

@@ -12,6 +12,7 @@ from serving import COUNT, DURATION, SIZE
 from workloadmanager._errors import TemplateFileError
 from workloadmanager._ids import is_label
 from workloadmanager._templates import (
+    DEFAULT_MEMORY,
     ISOLATION_LEVELS,
     LIMITS,
     PYTHON,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["load_templates", "parse_templates"]
 
 _LARGEST_FILE = 1 << 20
-_MAP = "tag:yaml.org,2002:map"
+_MAP, _BOOL = "tag:yaml.org,2002:map", "tag:yaml.org,2002:bool"
 _LARGEST_NUMBER = 1 << 40  # bytes, pieces or seconds
 _MOST_IMPORTS = 64
 _LIFETIME = PYTHON.default_lifetime
@@ -99,8 +100,8 @@ class _Reader:
         if "default_lifetime" not in values and "maximum_lifetime" in values:
             values["default_lifetime"] = min(_LIFETIME, values["maximum_lifetime"])
         template = Template(name=name, **values)
-        if template.default_lifetime > template.maximum_lifetime:
-            self._fault(body, name, "lifetime is more than maximum_lifetime")
+        for fault in _faults(template):
+            self._fault(body, name, fault)
         return template
 
     def text(self, place: str, node: yaml.Node) -> str:
@@ -135,6 +136,11 @@ class _Reader:
             elif names.count(name) > 1:
                 self._fault(each, place, f"{name!r} stands twice")
         return tuple(names)
+
+    def switch(self, place: str, node: yaml.Node) -> bool:
+        if node.tag != _BOOL:
+            self._fault(node, place, "say true or false")
+        return self.text(place, node).lower() in {"true", "yes", "on"}
 
     def duration(self, place: str, node: yaml.Node) -> timedelta | None:
         seconds = self._parsed(DURATION, place, node)
@@ -192,6 +198,18 @@ class _Reader:
         self.faults.append(f"{self._file}:{line}: {place}: {text}")
 
 
+def _faults(template: Template) -> Iterator[str]:
+    """Yield what does not go together."""
+    if template.default_lifetime > template.maximum_lifetime:
+        yield "lifetime is more than maximum_lifetime"
+    if template.allow_network and template.isolation not in {"", "bwrap"}:
+        yield f"allow_network is not there for isolation {template.isolation}"
+    limits = template.limits
+    files = limits.get("workspace", 0) + limits.get("scratch", 0)
+    if files > limits.get("memory", DEFAULT_MEMORY):
+        yield "files count as memory: workspace and scratch must leave room in it"
+
+
 _FORMS: dict[str, click.ParamType[Any]] = {
     "duration": DURATION,
     "size": SIZE,
@@ -203,6 +221,7 @@ _FIELDS: dict[str, tuple[str, Callable[[_Reader, str, yaml.Node], Any]]] = {
     "isolation": ("isolation", _Reader.level),
     "python": ("python", _Reader.python),
     "imports": ("imports", _Reader.modules),
+    "allow_network": ("allow_network", _Reader.switch),
     "limits": ("limits", _Reader.limits),
     "lifetime": ("default_lifetime", _Reader.duration),
     "maximum_lifetime": ("maximum_lifetime", _Reader.duration),

@@ -11,7 +11,14 @@ from workloadmanager._errors import TemplateNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["ISOLATION_LEVELS", "LIMITS", "PYTHON", "Template", "Templates"]
+__all__ = [
+    "DEFAULT_MEMORY",
+    "ISOLATION_LEVELS",
+    "LIMITS",
+    "PYTHON",
+    "Template",
+    "Templates",
+]
 
 ISOLATION_LEVELS = ("bwrap", "gvisor", "none")
 
@@ -28,6 +35,9 @@ LIMITS: Mapping[str, str] = {
     "scratch": "size",
     "inodes": "count",
 }
+
+DEFAULT_MEMORY = 1 << 30
+"""PicoD's own limit, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,7 @@ class Template:
     python: str = ""
     imports: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    allow_network: bool = False
     default_lifetime: timedelta = timedelta(hours=1)
     maximum_lifetime: timedelta = timedelta(hours=24)
     idle_timeout: timedelta = timedelta(minutes=15)

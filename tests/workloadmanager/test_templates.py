@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from workloadmanager._errors import TemplateFileError, TemplateNotFoundError
+from workloadmanager._needs import missing
 from workloadmanager._templatefile import load_templates, parse_templates
 from workloadmanager._templates import PYTHON, Templates
 
@@ -145,3 +146,37 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
         with pytest.raises(TemplateFileError, match=str(path)):
             load_templates(path)
     assert load_templates(None).find("python")
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    """No network beside gvisor, and no more room for files than there is memory."""
+    text = """
+templates:
+  one: {isolation: gvisor, allow_network: true}
+  two: {limits: {memory: 1GiB, workspace: 800MiB, scratch: 300MiB}}
+  three: {limits: {scratch: 2GiB}}
+  four: {allow_network: sometimes}
+  five: {allow_network: yes, limits: {memory: 3GiB, workspace: 2GiB, inodes: 10}}
+"""
+    found = faults(text)
+    assert [fault.partition(": ")[2].partition(":")[0] for fault in found] == [
+        "one",
+        "two",
+        "three",
+        "four.allow_network",
+    ]
+
+
+def test_programs_that_are_missing_are_told() -> None:
+    """A template that could not start here is told at once, with a remedy."""
+    text = (
+        b"templates: {far: {allow_network: true}, deep: {isolation: gvisor}, all: {}}"
+    )
+    templates = parse_templates(text, "t.yaml")
+    told = dict(missing(templates, "bwrap", "/nowhere"))
+    names = {fault.split()[1].rstrip(":") for fault in told}
+    assert "deep" in names
+    assert names <= {"deep", "far"}
+    assert any("runsc" in fault for fault in told)
+    assert not dict(missing([PYTHON], "bwrap", "/nowhere"))
+    assert "bwrap" in dict(missing([PYTHON], "gvisor", "/nowhere")).popitem()[1]
