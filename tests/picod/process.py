@@ -111,7 +111,7 @@ class PicoD:
                 [sys.executable, "-m", "picod", *self.flags, *flags],
                 cwd=_REPOSITORY,
                 pass_fds=handed,
-                env={"GRPC_VERBOSITY": "NONE"},
+                env={"GRPC_VERBOSITY": "NONE", "PATH": os.environ["PATH"]},  # noqa: TID251
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
