@@ -16,7 +16,7 @@ from picod._errors import IsolationError
 from picod._groups import make_group
 from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
-from picod._runner import Runner
+from picod._runner import Runner, Wanted
 from picod._sandbox import Sandbox
 from picod._servicer import PicoDServicer
 from picod._settings import Settings
@@ -132,8 +132,7 @@ async def _runner(
     settings: Settings, folder: Path | None, group: Group | None
 ) -> Runner:
     try:
-        return await Runner.start(
-            sandbox_id=settings.sandbox_id,
+        wanted = Wanted(
             level=settings.isolation,
             uid=settings.uid,
             limits=settings.runner_limits,
@@ -143,6 +142,7 @@ async def _runner(
             group=group,
             network=settings.allow_network,
         )
+        return await Runner.start(settings.sandbox_id, wanted)
     except IsolationError as error:
         raise FatalError(str(error), error.hint) from error
 

@@ -6,23 +6,18 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
-import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from picod import _messages as messages
 from picod import _protocol as wire
+from picod._begin import Begun, Wanted, begin
 from picod._errors import NoSpaceError, ProcessLimitError, RunnerFaultError
-from picod._greeting import greet
 from picod._incidents import Incidents
-from picod._inodes import limit_inodes
 from picod._interpreters import Interpreters
-from picod._link import ENDED, Link
+from picod._link import ENDED
 from picod._messages import Stages
-from picod._network import NAMESERVER, Network
-from picod._spawn import spawn_bwrap, spawn_gvisor, spawn_none
 from picod._types import (
     Cause,
     Command,
@@ -36,11 +31,10 @@ from picod._types import (
     Started,
 )
 from picod._upload import Upload
-from picod._values import pack, text, unpack_dict
+from picod._values import pack, unpack_dict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from picod._groups import Group
     from picod._streams import Stream
@@ -62,6 +56,7 @@ __all__ = [
     "Stages",
     "Started",
     "Upload",
+    "Wanted",
 ]
 
 _log = logging.getLogger("picod.runner")
@@ -76,82 +71,24 @@ class Runner:
     """
 
     def __init__(
-        self,
-        link: Link,
-        limits: Limits,
-        stages: Stages,
-        python: str,
-        group: Group | None = None,
+        self, begun: Begun, limits: Limits, group: Group | None = None
     ) -> None:
-        self._link, self.limits = link, limits
-        self.stages, self.python = stages, python
+        self._link, self._network = begun.link, begun.network
+        self.limits, self.stages, self.python = limits, begun.stages, begun.python
         self._incidents = Incidents(group)
-        self.code = Interpreters(self._opened, link.late, limits.timeout)
-        self._network: Network | None = None
+        self.code = Interpreters(self._opened, self._link.late, limits.timeout)
 
     @classmethod
-    async def start(  # noqa: PLR0913
-        cls,
-        *,
-        sandbox_id: str,
-        level: Literal["bwrap", "gvisor", "none"] = "bwrap",
-        uid: int | None = None,
-        limits: Limits | None = None,
-        python: str = "/usr/bin/python3",
-        environment: Mapping[str, str] | None = None,
-        imports: Sequence[str] = (),
-        folder: Path | None = None,
-        group: Group | None = None,
-        network: bool = False,
-    ) -> Self:
-        """Start a runner and wait until it is ready.
-
-        Args:
-            sandbox_id: for the log.
-            level: `none` isolates nothing; it is for trying and says so in the log.
-            uid: the host's user to run as; only root can choose another than itself.
-            limits: what the sandbox may use.
-            python: the interpreter, at least 3.9.
-            environment: for every command, besides PATH, HOME and the like.
-            imports: packages that interpreters have imported from the start.
-            folder: for `none` the private folder to work in, for `gvisor` one for its
-                bundle, which the host's user *uid* may pass.
-            network: whether it gets a network of its own; only behind bwrap.
-            group: keeps memory and processes within the limits; None: the runner does.
+    async def start(cls, sandbox_id: str, wanted: Wanted) -> Self:
+        """Start a runner and wait until it is ready; *sandbox_id* is for the log.
 
         Raises:
             IsolationError: not here; it tells what would help.
 
         """
-        limits = limits or Limits()
-        began = time.monotonic_ns()
-        if level == "bwrap":
-            spawned = spawn_bwrap(
-                uid=uid,
-                limits=limits,
-                python=python,
-                resolver=NAMESERVER if network else "",
-            )
-        elif level == "gvisor":
-            spawned = spawn_gvisor(uid=uid, limits=limits, python=python, folder=folder)
-        else:
+        if wanted.level == "none":
             _log.warning("no isolation", extra={"sandbox_id": sandbox_id})
-            spawned = spawn_none(uid=uid, python=python, folder=folder)
-        if group is not None:
-            group.take(spawned.process.pid)
-        made = time.monotonic_ns()
-        link = Link(spawned)
-        attached = await _attached(link, uid) if network else None
-        watch = group is None
-        hello = await greet(
-            link, limits, spawned.place, environment or {}, imports, watch=watch
-        )
-        if link.inner and os.geteuid() == 0:
-            limit_inodes(link.inner, limits)
-        version = text(hello, b"python").decode("ascii", "replace")
-        runner = cls(link, limits, messages.stages(hello, began, made), version, group)
-        runner._network = attached
-        return runner
+        return cls(await begin(wanted), wanted.limits, wanted.group)
 
     # -- its life
 
@@ -364,19 +301,3 @@ class Runner:
             _, payload = await stream.next()
             await stream.next()
             return messages.info(payload)
-
-
-async def _attached(link: Link, uid: int | None) -> Network:
-    """Give the sandbox a network, or end it.
-
-    Raises:
-        IsolationError: there is none to be had.
-
-    """
-    try:
-        return await Network.attach(link.pid, uid)
-    except BaseException:
-        link.close()
-        link.kill()
-        await asyncio.shield(link.ended)
-        raise

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from picod._errors import IsolationError, RunnerFaultError
-from picod._runner import Command, Limits, Output, Runner, Started
+from picod._runner import Command, Limits, Output, Runner, Started, Wanted
 from tests.isolation.hosts import UIDS
 from tests.isolation.levels import isolated, need_gvisor
 from tests.picod.sandboxes import python, read, run, write
@@ -166,7 +166,7 @@ async def test_without_runsc_there_is_a_remedy(
     """Where runsc is missing the start says so, and what to do."""
     monkeypatch.setattr("picod._gvisor.shutil.which", _no_runsc)
     with pytest.raises(IsolationError, match="runsc") as caught:
-        await Runner.start(sandbox_id="x", level="gvisor", uid=UIDS[0], folder=tmp_path)
+        await Runner.start("x", Wanted(level="gvisor", uid=UIDS[0], folder=tmp_path))
     assert "isolation: bwrap" in caught.value.hint
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from picod._errors import IsolationError
 from picod._network import local_addresses, rules
-from picod._runner import Runner
+from picod._runner import Runner, Wanted
 from tests.isolation.hosts import UIDS
 
 TREE = Path(__file__).resolve().parents[2]
@@ -125,5 +125,5 @@ async def test_without_a_carrier_there_is_a_remedy(
     """Where neither pasta nor slirp4netns is, the sandbox is refused and gone."""
     monkeypatch.setattr("picod._network.shutil.which", lambda *_, **__: None)
     with pytest.raises(IsolationError, match="pasta or slirp4netns") as caught:
-        await Runner.start(sandbox_id="x", uid=UIDS[0], network=True)
+        await Runner.start("x", Wanted(uid=UIDS[0], network=True))
     assert "passt" in caught.value.hint

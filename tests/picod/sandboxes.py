@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picod._runner import Command, Exited, Mode, Open, Output, Runner, Started
+from picod._runner import Command, Exited, Mode, Open, Output, Runner, Started, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,8 +20,8 @@ UID = 20_001 if os.geteuid() == 0 else None
 @asynccontextmanager
 async def sandbox(**settings: Any) -> AsyncIterator[Runner]:
     """Run a sandbox while the block runs."""
-    settings = {"sandbox_id": "sbx-test", "uid": UID} | settings
-    runner = await Runner.start(**settings)
+    wanted = Wanted(**{"uid": UID} | settings)
+    runner = await Runner.start("sbx-test", wanted)
     try:
         yield runner
     finally:

@@ -18,11 +18,12 @@ import pytest
 from picod import _bwrap, _spawn, _streams
 from picod import _messages as messages
 from picod import _protocol as wire
+from picod._begin import Begun
 from picod._diagnose import diagnose
 from picod._errors import IsolationError, PicoDError, RunnerFaultError
 from picod._greeting import greet
 from picod._link import Link
-from picod._runner import Command, Limits, Output, Runner, Started
+from picod._runner import Command, Limits, Output, Runner, Started, Wanted
 from picod._values import pack
 from tests.picod.sandboxes import UID, alive, run, sandbox
 
@@ -80,7 +81,7 @@ async def puppet(
         link, limits = Link(spawned, patience=patience), Limits()
         values = await greet(link, limits, place, {})
     stages = messages.stages(values, 0, 0)
-    return Runner(link, limits, stages, "3.9.0")
+    return Runner(Begun(link, None, stages, "3.9.0"), limits)
 
 
 def out(data: bytes, kind: int = wire.STDOUT, stream: int = 1) -> bytes:
@@ -274,7 +275,7 @@ def test_a_start_that_failed_is_explained(
 async def test_an_unusable_interpreter_is_explained() -> None:
     """An interpreter that is not there fails the start with a hint, quickly."""
     with pytest.raises(IsolationError) as caught:
-        await Runner.start(sandbox_id="x", uid=UID, python="/usr/bin/no-python")
+        await Runner.start("x", Wanted(uid=UID, python="/usr/bin/no-python"))
     assert "--python" in caught.value.hint
 
 
@@ -285,16 +286,17 @@ async def test_code_never_runs_as_the_hosts_root(
     level: str, uid: int | None, tmp_path: os.PathLike[str]
 ) -> None:
     """Root must name another user for the sandbox, at every level."""
+    wanted = Wanted(level=level, uid=uid, folder=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(IsolationError, match="root"):
-        await Runner.start(sandbox_id="x", level=level, uid=uid, folder=tmp_path)  # type: ignore[arg-type]
+        await Runner.start("x", wanted)
 
 
 WITHOUT_NAMESPACES = """
 import asyncio
 from picod._errors import IsolationError
-from picod._runner import Runner
+from picod._runner import Runner, Wanted
 try:
-    asyncio.run(Runner.start(sandbox_id="x"))
+    asyncio.run(Runner.start("x", Wanted()))
 except IsolationError as error:
     print(error, error.hint, sep="\\n")
 """
