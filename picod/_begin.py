@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from picod import _messages as messages
+from picod._bundle import bundle
 from picod._errors import IsolationError
 from picod._greeting import greet
 from picod._inodes import limit_inodes
@@ -75,9 +76,11 @@ async def begin(wanted: Wanted) -> Begun:
     link = Link(spawned)
     network = None
     try:
-        _limit(wanted.group, link.pid)
         if wanted.network:
             network = await Network.attach(link.pid, wanted.uid)
+        link.send(bundle())
+        if wanted.group is not None:  # slow on a busy machine: the runner loads beside
+            await asyncio.to_thread(_limit, wanted.group, link.pid)
         hello = await greet(
             link,
             wanted.limits,
@@ -111,10 +114,8 @@ def _spawn(wanted: Wanted) -> Spawned:
     return spawn_bwrap(uid=uid, limits=wanted.limits, python=python, resolver=resolver)
 
 
-def _limit(group: Group | None, pid: int) -> None:
-    """Put the runner into its group before it has any code."""
-    if group is None:
-        return
+def _limit(group: Group, pid: int) -> None:
+    """Put the runner into its group, before HELLO lets it fork."""
     try:
         group.take(pid)
     except OSError as error:

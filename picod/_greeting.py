@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from picod import _messages as messages
-from picod._bundle import bundle
 from picod._diagnose import diagnose, read_settings
 from picod._errors import RunnerFaultError
 from picod._protocol import ProtocolError
@@ -34,13 +33,12 @@ async def greet(  # noqa: PLR0913
     *,
     watch: bool = True,
 ) -> dict[bytes, Value]:
-    """Give the runner its code and our HELLO, and wait for its own.
+    """Give the runner, which has its code, our HELLO, and wait for its own.
 
     Raises:
         IsolationError: none came; then no process is left.
 
     """
-    link.send(bundle())
     link.send(messages.hello(limits, place, environment, imports, watch=watch))
     try:
         async with asyncio.timeout(_PATIENCE):

@@ -42,7 +42,7 @@ async def tried(code: str) -> Result:
 
 async def test_without_hiding_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner that is dumpable is open: its frames could be forged."""
-    monkeypatch.setattr("picod._greeting.bundle", _open_bundle)
+    monkeypatch.setattr("picod._begin.bundle", _open_bundle)
     assert b"ESCAPED open fd" in (await tried(OPENING)).stdout
 
 

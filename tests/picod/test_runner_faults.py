@@ -19,6 +19,7 @@ from picod import _bwrap, _spawn, _streams
 from picod import _messages as messages
 from picod import _protocol as wire
 from picod._begin import Begun
+from picod._bundle import bundle
 from picod._diagnose import diagnose
 from picod._errors import IsolationError, PicoDError, RunnerFaultError
 from picod._greeting import greet
@@ -79,6 +80,7 @@ async def puppet(
         argv = ["python3", "-c", PUPPET, hello.hex(), file.name, *["x"] * leave]
         spawned = _spawn._spawn(argv, "/usr/bin/python3", {}, [], None, place)
         link, limits = Link(spawned, patience=patience), Limits()
+        link.send(bundle())
         values = await greet(link, limits, place, {})
     stages = messages.stages(values, 0, 0)
     return Runner(Begun(link, None, stages, "3.9.0"), limits)
