@@ -57,7 +57,7 @@ def _open_bundle() -> bytes:
         if name == kernel.__name__:
             text += "\ndef hide(): pass\n"
         modules.append((name, b"", text))
-    data = marshal.dumps((b"of no version", modules), 4)
+    data = marshal.dumps((b"of no version", modules, []), 4)
     return len(data).to_bytes(4, "big") + data
 
 
