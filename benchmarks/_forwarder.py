@@ -17,7 +17,15 @@ import grpc
 import grpc.aio
 
 from serving import run
-from tlsloader import Acceptor, Allowlist, Dialer, FileSource, Paths, SpiffeID
+from tlsloader import (
+    Acceptor,
+    Allowlist,
+    BundlePaths,
+    Dialer,
+    FileSource,
+    Paths,
+    SpiffeID,
+)
 from tlsloader.grpc import SERVER_OPTIONS, channel
 
 METHOD = "/cubemesh.v1.PicoD/Stat"
@@ -26,7 +34,7 @@ METHOD = "/cubemesh.v1.PicoD/Stat"
 async def main(told: argparse.Namespace) -> None:
     """Forward `METHOD` until killed; print where we listen."""
     paths = Paths(told.key, told.chain, told.bundle)
-    source = await FileSource.load(paths, dict(told.foreign))
+    source = await FileSource.load(paths, BundlePaths(dict(told.foreign)))
     async with AsyncExitStack() as stack:
         target = told.to
         if told.expected:

@@ -22,7 +22,7 @@ from auth import PRINCIPAL_METADATA, Principal, Signer, SigningKeys
 from benchmarks._machine import services
 from clock import SYSTEM
 from cubemesh import AsyncSandbox, Profile
-from tlsloader import Dialer, FileSource, Paths, SpiffeID
+from tlsloader import BundlePaths, Dialer, FileSource, Paths, SpiffeID
 from tlsloader.grpc import CHANNEL_OPTIONS, channel
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ async def direct(at: Mesh, sandbox: AsyncSandbox) -> AsyncIterator[Direct]:
         return
     expected = _identity(Path(flags["--mtls-cert-file"]))
     foreign = {expected.trust_domain: Path(flags["--mtls-ca-file"])}
-    source = await FileSource.load(at.identity, foreign)
+    source = await FileSource.load(at.identity, BundlePaths(foreign))
     dialer = Dialer(source, expected=expected, address=address)
     try:
         async with channel(await dialer.start()) as opened:

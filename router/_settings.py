@@ -151,14 +151,16 @@ class Settings(IdentityFlags):
         for matcher in (*self.client_ids, *self.admin_ids):
             if matcher.trust_domain in self.trust_bundles:
                 continue
-            if not self._maybe_own(matcher):
+            if not self._maybe_known(matcher):
                 yield (
                     f"nobody can prove {matcher}",
                     f"add --trust-bundle {matcher.trust_domain}=FILE",
                 )
 
-    def _maybe_own(self, matcher: Matcher) -> bool:
+    def _maybe_known(self, matcher: Matcher) -> bool:
         """Without files read, the only hint of our own trust domain is the peer's."""
+        if self.trust_bundle_dir or self.spiffe_endpoint_socket:
+            return True  # they bring bundles of whom they will
         if self.workloadmanager_id is None:
             return True
         return matcher.trust_domain == self.workloadmanager_id.trust_domain

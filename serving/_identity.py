@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from serving._flags import PATH, SPIFFE_ID, TRUST_BUNDLE, WORKLOAD_API
 from serving._settings import flag
-from tlsloader import Paths
+from tlsloader import BundlePaths, Paths
 from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["IdentityFlags"]
 
-_FILES = ("--mtls-cert-file", "--mtls-key-file", "--mtls-ca-file")
+_CREDENTIAL = "--mtls-credential-bundle-file"
+_PAIR = ("--mtls-cert-file", "--mtls-key-file")
+_ROOTS = "--mtls-ca-file"
+_FILES = (_CREDENTIAL, *_PAIR, _ROOTS)
+_FOLDER = "--trust-bundle-dir"
 _ENDPOINT = "--spiffe-endpoint-socket"
 
 
@@ -38,11 +42,18 @@ class IdentityFlags:
     mtls_key_file: Path | None = flag(
         "--mtls-key-file", PATH, default=None, help="Its private key, PEM"
     )
-    mtls_ca_file: Path | None = flag(
-        "--mtls-ca-file",
+    mtls_credential_bundle_file: Path | None = flag(
+        _CREDENTIAL,
         PATH,
         default=None,
-        help="The bundle of our own trust domain, PEM",
+        help="Instead of both: one file with the key, then the X509-SVID, PEM",
+    )
+    mtls_ca_file: Path | None = flag(
+        _ROOTS,
+        PATH,
+        default=None,
+        help="The bundle of our own trust domain, PEM; "
+        "not needed if --trust-bundle-dir holds it",
     )
     spiffe_endpoint_socket: str | None = flag(
         _ENDPOINT,
@@ -63,14 +74,28 @@ class IdentityFlags:
         mapping=True,
         help="The bundle of another trust domain; repeatable",
     )
+    trust_bundle_dir: Path | None = flag(
+        _FOLDER,
+        PATH,
+        default=None,
+        help="A folder with the bundle of each trust domain as <trust domain>.pem; "
+        "files may come and go",
+    )
 
     @property
     def tls(self) -> Paths | None:
         """The files of our identity, unless an agent gives it."""
-        key, chain, bundle = self.mtls_key_file, self.mtls_cert_file, self.mtls_ca_file
+        both = self.mtls_credential_bundle_file
+        key, chain = both or self.mtls_key_file, both or self.mtls_cert_file
+        bundle = self.mtls_ca_file or self.trust_bundle_dir
         if key is None or chain is None or bundle is None:
             return None
         return Paths(key, chain, bundle)
+
+    @property
+    def bundle_paths(self) -> BundlePaths:
+        """Where the bundles of other trust domains are."""
+        return BundlePaths(self.trust_bundles, self.trust_bundle_dir)
 
     async def identity(self) -> FileSource | WorkloadAPISource:
         """Return the source of our identity, with its first generation.
@@ -79,26 +104,45 @@ class IdentityFlags:
             MaterialError: it gives no usable identity in time.
         """
         return await load_source(
-            self.tls, self.spiffe_endpoint_socket, self.trust_bundles, self.spiffe_id
+            self.tls, self.spiffe_endpoint_socket, self.bundle_paths, self.spiffe_id
         )
 
     def identity_faults(self) -> Iterator[Fault]:
         """Yield what is wrong about where our identity is to come from."""
-        endpoint = self.spiffe_endpoint_socket
-        if endpoint is None and self.spiffe_id is not None:
+        values = (
+            self.mtls_credential_bundle_file,
+            self.mtls_cert_file,
+            self.mtls_key_file,
+            self.mtls_ca_file,
+        )
+        given = {name for name, value in zip(_FILES, values, strict=True) if value}
+        if self.spiffe_endpoint_socket is None:
+            yield from self._file_faults(given)
+        else:
+            for name in _FILES:
+                if name in given:
+                    yield (
+                        f"{name} and {_ENDPOINT} are both set",
+                        "files or a SPIFFE agent, not both: leave one out",
+                    )
+
+    def _file_faults(self, given: set[str]) -> Iterator[Fault]:
+        if self.spiffe_id is not None:
             yield (
                 f"--spiffe-id goes with {_ENDPOINT} only",
                 "files hold one identity: leave it out",
             )
-        files = (self.mtls_cert_file, self.mtls_key_file, self.mtls_ca_file)
-        for name, file in zip(_FILES, files, strict=True):
-            if endpoint is not None and file is not None:
+        for name in _PAIR:
+            if _CREDENTIAL in given and name in given:
                 yield (
-                    f"{name} and {_ENDPOINT} are both set",
-                    "files or a SPIFFE agent, not both: leave one out",
+                    f"{name} and {_CREDENTIAL} are both set",
+                    "one file with everything, or one for each: leave one out",
                 )
-            if endpoint is None and file is None:
-                yield (
-                    f"{name} is not set",
-                    f"an identity needs all three files, or {_ENDPOINT} unix:///path",
-                )
+            if _CREDENTIAL not in given and name not in given:
+                yield f"{name} is not set", _needs(f"it and its twin, or {_CREDENTIAL}")
+        if _ROOTS not in given and self.trust_bundle_dir is None:
+            yield f"{_ROOTS} is not set", _needs(f"it, or {_FOLDER}")
+
+
+def _needs(what: str) -> str:
+    return f"an identity needs {what}; or {_ENDPOINT} unix:///path instead of files"

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["follow_identity"]
 
-_EXPIRED = "our identity has expired"
+_EXPIRED = "our identity is not valid now"
 _LOOK = 1.0
 
 
 async def follow_identity(
     health: Health, source: Source, clock: Clock = SYSTEM
 ) -> NoReturn:
-    """Be not ready while the last good identity of *source* is over; until cancelled.
+    """Be not ready outside the dates of the last good identity of *source*.
 
-    Looks each second, so it notices a wall clock that was set, too.
+    Looks each second, so it notices a wall clock that was set, too; until cancelled.
     """
     while True:
-        if clock.now() < source.current().not_after:
+        if source.current().covers(clock.now()):
             health.release(_EXPIRED)
         else:
             health.hold(_EXPIRED)

@@ -1,6 +1,7 @@
 """Load, follow and prove identities; TLS in both directions, under gRPC."""
 
 from tlsloader._acceptor import Acceptor, UnixAcceptor
+from tlsloader._bundle import TrustBundle
 from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
@@ -13,10 +14,11 @@ from tlsloader._errors import (
     PeerRefusedError,
     TLSLoaderError,
 )
-from tlsloader._files import Paths
 from tlsloader._handed import Handed, HandedSource
+from tlsloader._kept import KeptSource
 from tlsloader._matchers import Allowlist, Matcher, parse_matcher
-from tlsloader._material import Material, TrustBundle
+from tlsloader._material import Material
+from tlsloader._snapshot import BundlePaths, Paths
 from tlsloader._source import FileSource, FixedSource, Source
 from tlsloader._spiffe import SpiffeID, parse_trust_domain
 from tlsloader._verify import Peer, recheck, verify_peer
@@ -24,6 +26,7 @@ from tlsloader._verify import Peer, recheck, verify_peer
 __all__ = [
     "Acceptor",
     "Allowlist",
+    "BundlePaths",
     "DialFailedError",
     "Dialer",
     "FileSource",
@@ -32,6 +35,7 @@ __all__ = [
     "HandedSource",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
+    "KeptSource",
     "ListenError",
     "Matcher",
     "Material",

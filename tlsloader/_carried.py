@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from clock import Clock
+    from tlsloader._bundle import TrustBundle
     from tlsloader._matchers import Allowlist
-    from tlsloader._material import TrustBundle
     from tlsloader._relay import Relay
     from tlsloader._verify import Peer
 

@@ -1,31 +1,31 @@
-"""The files of an identity, read together as bytes; nothing is judged here."""
+"""Files as bytes, each read once, from folders that stay what they were; no judging."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import stat
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from tlsloader._errors import MaterialError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Paths", "Snapshot", "Text", "read_foreign"]
+__all__ = ["Look", "Text", "looked"]
 
-_MAX_BYTES = 1 << 20  # a bundle of a hundred roots has about 100 KiB
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """The PEM files of one identity; key and chain may be the same file."""
-
-    key: Path
-    chain: Path
-    bundle: Path
+_MAX_BYTES: Final = 1 << 20  # a bundle of a hundred roots has about 100 KiB
+_TRIES: Final = 5
+_PLACE: Final = os.O_PATH | os.O_CLOEXEC  # opens nothing: no device or FIFO notices
+_VOLUME: Final = "..data"
+_REMEDIES: Final = {
+    errno.ELOOP: "mend the link, which leads to itself",
+    errno.EMFILE: "raise the limit of open files of this service",
+    errno.ENFILE: "raise the limit of open files of this machine",
+}
+_T = TypeVar("_T")
 
 
 class Text(NamedTuple):
@@ -36,89 +36,149 @@ class Text(NamedTuple):
     exposed: bool = False  # whether users other than the owner can read it
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All files of one identity as they were at one look."""
+class _Folder(NamedTuple):
+    """A folder that is held open, and where it was found."""
 
-    key: Text = field(repr=False)
-    chain: Text
-    bundle: Text
-    foreign: Mapping[str, Text]
+    name: Path | str
+    within: int | None
+    descriptor: int
 
-    @classmethod
-    def read(
-        cls, paths: Paths, foreign: Mapping[str, Path], *, complete: bool = False
-    ) -> Self:
-        """Read them all; blocks on file I/O.
 
-        Unless all must be *complete*, a foreign file that is missing is a bundle
-        that was withdrawn.
+class Look:
+    """One look at some files, of which each folder is opened once.
 
-        Raises:
-            MaterialError: a file is missing, unreadable or no ordinary file.
-        """
-        others = read_foreign(foreign, complete=complete)
-        return cls(
-            _required(paths.key),
-            _required(paths.chain),
-            _required(paths.bundle),
-            others,
-        )
+    A folder that is replaced meanwhile goes on being read as it was. In a volume of
+    Kubernetes (``name → ..data/name``, ``..data → ..<stamp>``) that holds for the
+    folder behind ``..data``, too: all its files are of one generation.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, _Folder] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for folder in self._folders.values():
+            os.close(folder.descriptor)
 
     @property
-    def digest(self) -> bytes:
-        """A hash over the content of every file, to see whether any changed."""
-        whole = hashlib.sha256()
-        own = (self.key, self.chain, self.bundle)
-        others = (
-            Text(domain, self.foreign[domain].data) for domain in sorted(self.foreign)
-        )
-        for text in (*own, *others):
-            whole.update(f"{text.name}\0{len(text.data)}\0".encode())
-            whole.update(text.data)
-        return whole.digest()
+    def unmoved(self) -> bool:
+        """Whether every folder is still where it was found."""
+        return all(map(_is_there, self._folders.values()))
 
+    def read(self, path: Path) -> Text | None:
+        """Return the content of *path*, ``None`` if there is no such file.
 
-def read_foreign(
-    files: Mapping[str, Path], *, complete: bool = False
-) -> dict[str, Text]:
-    """Read the bundles of other trust domains; as `Snapshot.read` does."""
-    read = _required if complete else _read
-    texts = {domain: read(path) for domain, path in files.items()}
-    return {domain: text for domain, text in texts.items() if text}
-
-
-def _required(path: Path) -> Text:
-    text = _read(path)
-    if text is None:
-        remedy = "check the path, and that whoever writes it runs"
-        raise MaterialError("file_missing", f"{path} does not exist; {remedy}")
-    return text
-
-
-def _read(path: Path) -> Text | None:
-    """Return the content of *path*; a FIFO or a device must not hang or flood us."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        Raises:
+            MaterialError: it is unreadable, too large or no ordinary file.
+        """
         try:
-            mode = os.fstat(descriptor).st_mode
-            data = _drained(descriptor) if stat.S_ISREG(mode) else None
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        remedy = "let the user of this service read it"
-        text = f"{path} cannot be read ({error.strerror}); {remedy}"
-        raise MaterialError("file_unreadable", text) from error
-    if data is None:
-        raise MaterialError(
-            "not_a_file", f"{path} is no ordinary file; name a PEM file"
-        )
+            place = self._place(path)
+            try:
+                return _content(path, place)
+            finally:
+                os.close(place)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def required(self, path: Path) -> Text:
+        """Return the content of *path*.
+
+        Raises:
+            MaterialError: as `read`, and if there is no such file.
+        """
+        text = self.read(path)
+        if text is None:
+            remedy = "check the path, and that whoever writes it runs"
+            raise MaterialError("file_missing", f"{path} does not exist; {remedy}")
+        return text
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in *folder*, in order, but for hidden ones.
+
+        Raises:
+            MaterialError: it does not exist, is no folder, or cannot be listed.
+        """
+        try:
+            held = self._folder(folder)
+            listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=held)
+            try:
+                names = os.listdir(listed)  # noqa: PTH208 -- of a descriptor
+            finally:
+                os.close(listed)
+        except FileNotFoundError:
+            remedy = "check the path, and that its volume is mounted"
+            text = f"the folder {folder} does not exist; {remedy}"
+            raise MaterialError("folder_missing", text) from None
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _place(self, path: Path) -> int:
+        """Return a descriptor that stands for *path* but reads nothing."""
+        folder, name = self._folder(path.parent), path.name
+        with suppress(OSError):  # no link, or nothing
+            target = os.readlink(name, dir_fd=folder)
+            if target.startswith(f"{_VOLUME}/"):
+                name = target.removeprefix(f"{_VOLUME}/")
+                folder = self._folder(path.parent / _VOLUME, _VOLUME, folder)
+        return os.open(name, _PLACE, dir_fd=folder)
+
+    def _folder(
+        self, path: Path, name: Path | str | None = None, within: int | None = None
+    ) -> int:
+        if path not in self._folders:
+            name = path if name is None else name
+            descriptor = os.open(name, _PLACE | os.O_DIRECTORY, dir_fd=within)
+            self._folders[path] = _Folder(name, within, descriptor)
+        return self._folders[path].descriptor
+
+
+def looked(read: Callable[[Look], _T]) -> _T:
+    """Return what *read* finds in a look during which no folder was replaced.
+
+    Raises:
+        MaterialError: *read* raises it, or the folders never keep still.
+    """
+    for _ in range(_TRIES):
+        with Look() as look:
+            try:
+                found = read(look)
+            except MaterialError:
+                if look.unmoved:
+                    raise
+            else:
+                if look.unmoved:
+                    return found
+    text = "the folders of our identity are replaced while they are read; write less"
+    raise MaterialError("files_moving", text)
+
+
+def _is_there(folder: _Folder) -> bool:
+    try:
+        now = os.stat(folder.name, dir_fd=folder.within)
+    except OSError:
+        return False
+    return os.path.samestat(now, os.fstat(folder.descriptor))
+
+
+def _content(path: Path, place: int) -> Text:
+    found = os.fstat(place)
+    if not stat.S_ISREG(found.st_mode):
+        text = f"{path} is no ordinary file; name a PEM file"
+        raise MaterialError("not_a_file", text)
+    descriptor = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = _drained(descriptor)
+    finally:
+        os.close(descriptor)
     if len(data) > _MAX_BYTES:
         text = f"{path} is larger than {_MAX_BYTES} bytes; name a PEM file"
         raise MaterialError("file_too_large", text)
-    return Text(str(path), data, exposed=bool(mode & 0o077))
+    return Text(str(path), data, exposed=bool(found.st_mode & 0o077))
 
 
 def _drained(descriptor: int) -> bytes:
@@ -127,3 +187,9 @@ def _drained(descriptor: int) -> bytes:
     while len(data) <= _MAX_BYTES and (chunk := os.read(descriptor, 1 << 16)):
         data += chunk
     return bytes(data)
+
+
+def _unreadable(path: Path, error: OSError) -> MaterialError:
+    remedy = _REMEDIES.get(error.errno or 0, "let the user of this service read it")
+    text = f"{path} cannot be read ({error.strerror}); {remedy}"
+    return MaterialError("file_unreadable", text)

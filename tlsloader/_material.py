@@ -1,6 +1,6 @@
 """One generation of an identity, checked before anyone can hold it.
 
-Source: X509-SVID standard, sections 4 and 5; SPIFFE Trust Domain and Bundle, section 4.
+Source: X509-SVID standard, sections 4 and 5.
 """
 
 from __future__ import annotations
@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.verification import Store
 
+from tlsloader._bundle import TrustBundle, foreign_bundles, own_bundle
 from tlsloader._errors import MaterialError, RuleBrokenError
-from tlsloader._files import Paths, Snapshot, Text
+from tlsloader._files import Text
 from tlsloader._pem import (
     read_certificates,
     read_key,
@@ -29,63 +33,18 @@ from tlsloader._rules import (
     leaf_identity,
     verified_chain,
 )
+from tlsloader._snapshot import BundlePaths, Paths, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from tlsloader._spiffe import SpiffeID
 
-__all__ = ["Material", "Paths", "TrustBundle"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrustBundle:
-    """The roots of one trust domain; bundles are never merged.
-
-    Equal when they hold the same roots, in whatever order. An empty one is
-    allowed and trusts nobody.
-    """
-
-    trust_domain: str
-    certificates: tuple[x509.Certificate, ...] = field(repr=False, compare=False)
-    fingerprint: str = field(init=False)
-    store: Store | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        ders = {each.public_bytes(Encoding.DER): each for each in self.certificates}
-        fingerprint = hashlib.sha256(b"".join(sorted(ders))).hexdigest()
-        object.__setattr__(self, "certificates", tuple(ders.values()))
-        object.__setattr__(self, "fingerprint", fingerprint)
-        object.__setattr__(self, "store", Store(list(ders.values())) if ders else None)
-
-    @classmethod
-    def parse(cls, trust_domain: str, pem: bytes, *, name: str = "the bundle") -> Self:
-        """Return the bundle of *trust_domain* that the PEM text *pem* holds.
-
-        Raises:
-            MaterialError: the text is broken, or a certificate in it may not
-                sign identities of *trust_domain*; *name* is what to call it.
-        """
-        roots = read_certificates(pem, name)
-        for root in roots:
-            try:
-                check_signer(root, trust_domain, root=True)
-            except RuleBrokenError as error:
-                text = (
-                    f"{name} is no trust bundle of {trust_domain}: {error}; "
-                    "give each trust domain its own file of roots (--trust-bundle)"
-                )
-                raise MaterialError(f"bundle_{error.reason}", text) from error
-        return cls(trust_domain, tuple(roots))
-
-    @property
-    def pem(self) -> bytes:
-        """The roots as PEM text."""
-        return write_certificates(self.certificates)
+__all__ = ["Judged", "Material"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +65,26 @@ class Material:
     bundles: Mapping[str, TrustBundle] = field(hash=False)
     generation: int = field(default=1, compare=False)
 
+    def covers(self, now: datetime) -> bool:
+        """Say whether *now* (UTC) is within the dates of the leaf."""
+        return self.not_before <= now <= self.not_after
+
     @classmethod
     def load(
-        cls,
-        paths: Paths,
-        foreign: Mapping[str, Path] | None = None,
-        *,
-        now: datetime,
-        generation: int = 1,
+        cls, paths: Paths, bundles: BundlePaths | None = None, *, now: datetime
     ) -> Self:
         """Read *paths* and check them as one snapshot; blocks on file I/O.
 
         Args:
             paths: our own key, chain and bundle.
-            foreign: files with the bundles of other trust domains, by domain.
+            bundles: those of other trust domains.
             now: the instant, in UTC, at which our leaf must be valid.
-            generation: the number that the snapshot gets.
 
         Raises:
             MaterialError: the files do not form one usable identity.
         """
-        snapshot = Snapshot.read(paths, foreign or {}, complete=True)
-        return cls.judged(snapshot, now=now, generation=generation)
+        snapshot = Snapshot.read(paths, bundles or BundlePaths(), complete=True)
+        return cls.judged(snapshot, now=now)
 
     @classmethod
     def parse(  # noqa: PLR0913 -- as many parts as an identity has
@@ -155,36 +112,66 @@ class Material:
         return cls.judged(snapshot, now=now, generation=generation)
 
     @classmethod
-    def judged(cls, files: Snapshot, *, now: datetime, generation: int) -> Self:
+    def judged(cls, files: Snapshot, *, now: datetime, generation: int = 1) -> Self:
         """Check *files* against every rule about our own credential.
 
         Raises:
             MaterialError: they break one.
         """
+        fresh, faults = cls._judged(files, now, generation)
+        if faults:
+            raise faults[0]
+        return fresh
+
+    def renewed(self, files: Snapshot, *, now: datetime) -> Judged:
+        """Check *files* as what follows this generation.
+
+        Of another trust domain whose bundle cannot be used the one we hold stays,
+        and the fault is told: nobody else's files keep our own identity from going on.
+
+        Raises:
+            MaterialError: our own part breaks a rule, or makes us somebody else.
+        """
+        return Judged(*self._judged(files, now, self.generation + 1, held=self))
+
+    @classmethod
+    def _judged(
+        cls, files: Snapshot, now: datetime, generation: int, held: Self | None = None
+    ) -> tuple[Self, Sequence[MaterialError]]:
         certificates = read_certificates(
             files.chain.data, files.chain.name, beside_key=True
         )
         leaf = certificates[0]
         identity = _own_identity(certificates, files.chain.name, now)
-        key = read_key(files.key.data, files.key.name)
-        if key.public_key() != leaf.public_key():
+        if held is not None and held.identity != identity:
             text = (
-                f"{files.key.name} is not the key of {files.chain.name}; if they are "
-                "being renewed, one is still to come: write both from the same issue"
+                f"{files.chain.name} is of {identity}, and we are {held.identity}; "
+                "start the service anew if it is to be somebody else"
             )
-            raise MaterialError("key_mismatch", text)
-        bundles = _bundles(identity.trust_domain, files)
-        _check_own_chain(certificates, bundles[identity.trust_domain], files, now)
-        return cls(
+            raise MaterialError("identity_changed", text)
+        key = _key_of(leaf, files)
+        own, others = own_bundle(files, identity.trust_domain)
+        bundle = TrustBundle.parse(identity.trust_domain, own.data, name=own.name)
+        _check_own_chain(certificates, bundle, (files.chain.name, own.name), now)
+        foreign, faults = foreign_bundles(others, held.bundles if held else {})
+        fresh = cls(
             identity=identity,
             key=write_key(key),
             chain=write_certificates(certificates),
             leaf_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
             not_before=leaf.not_valid_before_utc,
             not_after=leaf.not_valid_after_utc,
-            bundles=MappingProxyType(bundles),
+            bundles=MappingProxyType({**foreign, bundle.trust_domain: bundle}),
             generation=generation,
         )
+        return fresh, faults
+
+
+class Judged(NamedTuple):
+    """A new generation, and what of other trust domains could not be taken."""
+
+    material: Material
+    faults: Sequence[MaterialError]
 
 
 def _own_identity(
@@ -206,24 +193,36 @@ def _own_identity(
     return identity
 
 
-def _bundles(own: str, files: Snapshot) -> dict[str, TrustBundle]:
-    if own in files.foreign:
+def _key_of(leaf: x509.Certificate, files: Snapshot) -> PrivateKeyTypes:
+    key = read_key(files.key.data, files.key.name)
+    if key.public_key() != leaf.public_key():
         text = (
-            f"{files.foreign[own].name} is given as a foreign bundle of {own}, "
-            "our own trust domain; drop that --trust-bundle"
+            f"{files.key.name} is not the key of {files.chain.name}; if they are "
+            "being renewed, one is still to come: write both from the same issue"
         )
-        raise MaterialError("own_domain_twice", text)
-    texts = {own: files.bundle, **files.foreign}
-    return {
-        domain: TrustBundle.parse(domain, text.data, name=text.name)
-        for domain, text in texts.items()
-    }
+        raise MaterialError("key_mismatch", text)
+    if isinstance(key, rsa.RSAPrivateKey) and not _signs(key):
+        text = f"{files.key.name} holds an RSA key that does not sign; write it anew"
+        raise MaterialError("bad_key", text)
+    return key
+
+
+def _signs(key: rsa.RSAPrivateKey) -> bool:
+    """Say whether *key* is whole; of its numbers only the public ones were compared."""
+    signature = key.sign(b"", PSS(MGF1(SHA256()), PSS.DIGEST_LENGTH), SHA256())
+    try:
+        key.public_key().verify(
+            signature, b"", PSS(MGF1(SHA256()), PSS.DIGEST_LENGTH), SHA256()
+        )
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _check_own_chain(
     certificates: list[x509.Certificate],
     bundle: TrustBundle,
-    files: Snapshot,
+    names: tuple[str, str],
     now: datetime,
 ) -> None:
     leaf, *signers = certificates
@@ -231,7 +230,7 @@ def _check_own_chain(
         verified_chain(leaf, signers, bundle.store, now)
     except RuleBrokenError as error:
         text = (
-            f"{files.chain.name} was not signed by a root in {files.bundle.name}: "
+            f"{names[0]} was not signed by a root in {names[1]}: "
             f"{error}; put the bundle of {bundle.trust_domain} there"
         )
         raise MaterialError(error.reason, text) from error

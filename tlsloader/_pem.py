@@ -78,7 +78,10 @@ def read_key(data: bytes, name: str) -> PrivateKeyTypes:
         text = f"{name} holds {len(keys)} private keys; put exactly one PEM key there"
         raise MaterialError("no_key" if not keys else "several_keys", text)
     try:
-        return load_pem_private_key(keys[0], password=None)
+        # whether an RSA key's numbers are primes takes it a tenth of a second or more
+        return load_pem_private_key(
+            keys[0], password=None, unsafe_skip_rsa_key_validation=True
+        )
     except TypeError as error:  # the older way of encrypting, inside the block
         raise MaterialError("key_encrypted", _encrypted(name)) from error
     except (ValueError, UnsupportedAlgorithm):

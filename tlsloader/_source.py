@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
 from clock import SYSTEM
 from tlsloader._ear import Ear
 from tlsloader._errors import MaterialError
-from tlsloader._files import Paths, Snapshot
 from tlsloader._kept import KeptSource
-from tlsloader._material import Material
+from tlsloader._material import Judged, Material
+from tlsloader._snapshot import BundlePaths, Paths, Snapshot
 from tlsloader._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
     from clock import Clock
 
@@ -64,25 +62,27 @@ class FileSource(KeptSource):
     ``load`` it, then let somebody run ``follow``.
     """
 
+    kind = "files"
+
     def __init__(
         self,
         paths: Paths,
-        foreign: Mapping[str, Path],
+        bundles: BundlePaths,
         first: tuple[Snapshot, Material],
         clock: Clock,
     ) -> None:
         snapshot, material = first
         super().__init__(material, clock)
-        self._digest: bytes | None = snapshot.digest
+        self._digest = snapshot.digest
         self._paths = paths
-        self._foreign = dict(foreign)
+        self._bundles = bundles
         _warn_exposed(snapshot)
 
     @classmethod
     async def load(
         cls,
         paths: Paths,
-        foreign: Mapping[str, Path] | None = None,
+        bundles: BundlePaths | None = None,
         *,
         clock: Clock = SYSTEM,
         wait: float = 30.0,
@@ -91,7 +91,8 @@ class FileSource(KeptSource):
 
         Args:
             paths: our own key, chain and bundle.
-            foreign: files with the bundles of other trust domains, by domain.
+            bundles: those of other trust domains; at first, all that are there have
+                to be good.
             clock: what tells the time.
             wait: seconds to wait for files that are missing or not yet right.
 
@@ -99,7 +100,7 @@ class FileSource(KeptSource):
             MaterialError: there is no usable identity after *wait* seconds. A
                 service that cannot say who it is does not start.
         """
-        others = foreign or {}
+        others = bundles or BundlePaths()
         deadline = clock.monotonic() + wait
         told: str | None = None
         while True:
@@ -126,46 +127,44 @@ class FileSource(KeptSource):
             poll: seconds between two comparisons.
             watch: whether to use inotify.
         """
-        ear = Ear(self._clock)
-        files = (self._paths.key, self._paths.chain, self._paths.bundle)
-        everything = (*files, *self._foreign.values())
-        with Watch(everything, ear.hear) if watch else nullcontext() as watching:
+        ear, own, bundles = Ear(self._clock), self._paths, self._bundles
+        files = (own.key, own.chain, own.bundle, *bundles.files.values())
+        with Watch(files, bundles.folder, ear.hear) as watching:
             while True:
-                if watching:
-                    watching.arm()  # first, so that no change falls in between
-                await self._look()
+                self._tell_expiry()
+                await self._look(watching if watch else None)
                 await ear.listen(poll)
 
-    async def _look(self) -> None:
-        self._tell_expiry()
+    async def _look(self, watching: Watch | None) -> None:
         try:
-            snapshot = await asyncio.to_thread(
-                Snapshot.read, self._paths, self._foreign
-            )
-            if snapshot.digest == self._digest:
-                self._fault = None
-                return
-            fresh = await asyncio.to_thread(
-                Material.judged,
-                snapshot,
-                now=self._clock.now(),
-                generation=self.generation + 1,
-            )
+            found = await asyncio.to_thread(self._find, watching)
         except MaterialError as error:
             self._keep(error)
-        else:
-            self._fault = None
-            self._digest = snapshot.digest
-            if fresh != self._material:
-                self._publish(fresh)
-                _warn_exposed(snapshot)
+            return
+        if found is None:
+            self._confirm()
+            return
+        snapshot, judged = found
+        self._digest = snapshot.digest
+        if judged.material != self._material:
+            _warn_exposed(snapshot)
+        self._take(judged)
+
+    def _find(self, watching: Watch | None) -> tuple[Snapshot, Judged] | None:
+        """Return what the files hold now, if it is something else; blocks."""
+        if watching is not None:
+            watching.arm()  # first, so that no change falls in between
+        snapshot = Snapshot.read(self._paths, self._bundles)
+        if snapshot.digest == self._digest:
+            return None
+        return snapshot, self._material.renewed(snapshot, now=self._clock.now())
 
 
 def _first(
-    paths: Paths, foreign: Mapping[str, Path], clock: Clock
+    paths: Paths, bundles: BundlePaths, clock: Clock
 ) -> tuple[Snapshot, Material]:
-    snapshot = Snapshot.read(paths, foreign, complete=True)
-    return snapshot, Material.judged(snapshot, now=clock.now(), generation=1)
+    snapshot = Snapshot.read(paths, bundles, complete=True)
+    return snapshot, Material.judged(snapshot, now=clock.now())
 
 
 def _warn_exposed(snapshot: Snapshot) -> None:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._errors import InvalidSpiffeIDError, MaterialError
-from tlsloader._files import Snapshot, Text
+from tlsloader._files import Text
+from tlsloader._snapshot import Snapshot
 from tlsloader._spiffe import SpiffeID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from spiffe._proto.workload_pb2 import X509SVID, X509SVIDResponse
+
+    from tlsloader._snapshot import Found
 
 __all__ = ["pick", "snapshot"]
 
@@ -42,22 +45,18 @@ def pick(
 
 
 def snapshot(
-    svid: X509SVID, federated: Mapping[str, bytes], files: Mapping[str, Text]
+    svid: X509SVID, federated: Mapping[str, bytes], files: Mapping[str, Found]
 ) -> Snapshot:
-    """Return *svid* with the bundles of other trust domains, for `Material.judged`.
+    """Return *svid* with the bundles of other trust domains, to be judged.
 
     A domain that has a file of its own is judged by that file alone: bundles are
     never merged. A federated bundle without a root trusts nobody, and is left out.
 
     Raises:
-        MaterialError: the answer is not well-formed.
+        MaterialError: our own part of the answer is not well-formed.
     """
     who = f"the Workload API's {svid.spiffe_id}"
-    foreign = {
-        domain: Text(name, certificates_to_pem(der, name))
-        for domain, name, der in _named(federated)
-        if der
-    }
+    foreign = {domain: found for domain, found in _federated(federated) if found}
     return Snapshot(
         Text(f"the key of {who}", key_to_pem(svid.x509_svid_key)),
         Text(f"the chain of {who}", certificates_to_pem(svid.x509_svid, who)),
@@ -66,13 +65,27 @@ def snapshot(
     )
 
 
-def _named(federated: Mapping[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
+def _federated(federated: Mapping[str, bytes]) -> Iterator[tuple[str, Found | None]]:
+    """Yield what there is of each domain; a fault of its name under that name."""
     for text, der in federated.items():
+        name = f"the federated bundle of {text}"
         try:
-            domain = SpiffeID.parse(text)
-        except InvalidSpiffeIDError as error:
-            raise MaterialError("bad_federated_domain", str(error)) from error
-        if domain.path:
-            fault = f"a federated bundle is of {domain}, which is no trust domain"
-            raise MaterialError("bad_federated_domain", fault)
-        yield domain.trust_domain, f"the federated bundle of {domain}", der
+            domain = _domain(text)
+        except MaterialError as error:
+            yield name, error
+            continue
+        try:
+            yield domain, Text(name, certificates_to_pem(der, name)) if der else None
+        except MaterialError as error:
+            yield domain, error
+
+
+def _domain(text: str) -> str:
+    try:
+        domain = SpiffeID.parse(text)
+    except InvalidSpiffeIDError as error:
+        raise MaterialError("bad_federated_domain", str(error)) from error
+    if domain.path:
+        fault = f"a federated bundle is of {domain}, which is no trust domain"
+        raise MaterialError("bad_federated_domain", fault)
+    return domain.trust_domain

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from tlsloader._bundle import TrustBundle
     from tlsloader._matchers import Allowlist
-    from tlsloader._material import TrustBundle
     from tlsloader._spiffe import SpiffeID
 
 __all__ = ["Peer", "recheck", "verify_peer"]

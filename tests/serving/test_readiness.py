@@ -23,3 +23,17 @@ async def test_not_ready_without_a_valid_identity() -> None:
         source.publish(Forge(now=clock.now()).material(ROUTER))
         await clock.advance(1)
         await until(lambda: health.ready)
+
+
+async def test_not_ready_before_its_time() -> None:
+    """A clock that was set back makes everybody's certificates tomorrow's."""
+    health, clock = Health(), FakeClock()
+    health.start()
+    source = RotatingSource(Forge(now=clock.now()).material(ROUTER, age=60))
+    async with running(follow_identity(health, source, clock)):
+        clock.set_wall(-3600)
+        await clock.advance(1)
+        await until(lambda: not health.ready)
+        clock.set_wall(3600)
+        await clock.advance(1)
+        await until(lambda: health.ready)

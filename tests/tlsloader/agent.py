@@ -44,13 +44,17 @@ def roots(*forges: Forge) -> bytes:
     return b"".join(each.root.certificate.public_bytes(Encoding.DER) for each in forges)
 
 
+def _written(answer: workload_pb2.X509SVIDResponse | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
 class Agent:
     """Says its state to everyone who asks, and again at each change."""
 
     def __init__(self, socket: Path) -> None:
         self.endpoint = f"unix://{socket}"
         self.asked = 0
-        self._answer = workload_pb2.X509SVIDResponse()
+        self._answer: workload_pb2.X509SVIDResponse | bytes | None = None
         self._code: grpc.StatusCode | None = grpc.StatusCode.PERMISSION_DENIED
         self._version = 0
         self._changed = asyncio.Condition()
@@ -66,8 +70,21 @@ class Agent:
         await self._change(None)
 
     async def end(self, code: grpc.StatusCode) -> None:
-        """End every conversation with *code*, until there is something to say."""
+        """End every conversation with *code*, until there is something to say.
+
+        OK is an end without a word of complaint, which comes once.
+        """
         await self._change(code)
+
+    async def babble(self, data: bytes) -> None:
+        """Say *data*, whatever that is."""
+        self._answer = data
+        await self._change(None)
+
+    async def hang(self) -> None:
+        """Take every question and answer none, as a process that is stopped does."""
+        self._answer = None
+        await self._change(None)
 
     async def _change(self, code: grpc.StatusCode | None) -> None:
         async with self._changed:
@@ -81,9 +98,13 @@ class Agent:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no header")
         while True:
             version = self._version
+            if self._code is grpc.StatusCode.OK:
+                self._code = None
+                return
             if self._code is not None:
                 await context.abort(self._code, "no identity issued")
-            yield self._answer
+            if self._answer is not None:
+                yield self._answer
             async with self._changed:
                 await self._changed.wait_for(lambda: self._version != version)  # noqa: B023
 
@@ -93,7 +114,7 @@ class Agent:
         handler = grpc.unary_stream_rpc_method_handler(
             self.fetch,
             request_deserializer=workload_pb2.X509SVIDRequest.FromString,
-            response_serializer=workload_pb2.X509SVIDResponse.SerializeToString,
+            response_serializer=_written,
         )
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(

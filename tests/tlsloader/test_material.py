@@ -18,7 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.forge import Forge, Svid
-from tlsloader import Material, MaterialError, Paths, SpiffeID, TrustBundle
+from tlsloader import (
+    BundlePaths,
+    Material,
+    MaterialError,
+    Paths,
+    SpiffeID,
+    TrustBundle,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,14 +51,14 @@ def fault(svid: Svid = SVID, /, **parts: Any) -> MaterialError:
 def test_holds_what_the_files_say(tmp_path: Path) -> None:
     """Good files become one snapshot that says who we are and until when."""
     svid = FORGE.svid(ROUTER, life=600)
-    material = Material.load(FORGE.put(tmp_path, svid), now=FORGE.now, generation=7)
+    material = Material.load(FORGE.put(tmp_path, svid), now=FORGE.now)
     assert material.identity == SpiffeID.parse(ROUTER)
     assert material.leaf_sha256 == svid.leaf_sha256
     assert material.not_after == svid.certificates[0].not_valid_after_utc
     assert material.not_before == svid.certificates[0].not_valid_before_utc
     assert material.chain == svid.chain
     assert material.key == svid.key
-    assert material.generation == 7
+    assert material.generation == 1
     assert dict(material.bundles) == {"cluster.local": FORGE.trust}
 
 
@@ -311,7 +318,7 @@ def test_a_foreign_bundle_has_to_be_there_too(tmp_path: Path) -> None:
     """A flag that names a file which never came is a fault, not an empty bundle."""
     paths, gone = FORGE.put(tmp_path, SVID), tmp_path / "other.pem"
     with pytest.raises(MaterialError, match=re.escape(str(gone))):
-        Material.load(paths, {"other.test": gone}, now=FORGE.now)
+        Material.load(paths, BundlePaths({"other.test": gone}), now=FORGE.now)
 
 
 def loaded_with_key(paths: Paths, key: Path) -> MaterialError:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from clock import SYSTEM
 from tests.fakes import running, until
 from tests.forge import Forge
 from tests.tlsloader.agent import Agent, offered, roots
-from tlsloader import Material, MaterialError, SpiffeID
+from tlsloader import BundlePaths, Material, MaterialError, SpiffeID
 from tlsloader._der import _split
 from tlsloader.workload import WorkloadAPISource, load_source
 
@@ -53,10 +53,13 @@ class Followed:
 
 @asynccontextmanager
 async def following(agent: Agent, **options: Any) -> AsyncIterator[Followed]:
-    source = await WorkloadAPISource.load(agent.endpoint, wait=10, **options)
-    followed = Followed(source)
+    endpoint = options.pop("endpoint", agent.endpoint)
+    patience = options.pop("patience", 5.0)
+    source = await WorkloadAPISource.load(endpoint, wait=10, **options)
+    followed, asked = Followed(source), agent.asked
     source.subscribe(followed.seen.put_nowait)
-    async with running(source.follow(poll=0.05)):
+    async with running(source.follow(poll=0.05, patience=patience)):
+        await until(lambda: agent.asked > asked)
         yield followed
 
 
@@ -81,7 +84,7 @@ async def test_gets_an_identity(agent: Agent, forge: Forge) -> None:
     """An answer is one generation, checked by the same rules as files."""
     svid = forge.svid(ROUTER)
     await agent.say(offered(ROUTER, svid, forge))
-    source = await load_source(None, agent.endpoint, {})
+    source = await load_source(None, agent.endpoint, BundlePaths())
     own = source.current()
     assert (str(own.identity), own.leaf_sha256) == (ROUTER, svid.leaf_sha256)
     assert own.bundles["cluster.local"] == forge.trust
@@ -108,6 +111,7 @@ async def test_each_answer_replaces_the_one_before(agent: Agent, forge: Forge) -
         ({"x509_svid_key": b"junk"}, "bad_key"),
         ({"x509_svid_key": b""}, "empty_file"),
         ({"bundle": b""}, "empty_file"),
+        ({"bundle": b"junk"}, "bad_certificate"),
         ({"spiffe_id": OTHER}, "other_identity"),
     ],
 )
@@ -124,6 +128,99 @@ async def test_a_bad_answer_keeps_the_last_good(
         await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
         assert (await followed.next()).generation == 2
     assert dict(followed.source.refusals) == {reason: 1}
+
+
+async def test_an_expired_answer_is_not_taken(agent: Agent, forge: Forge) -> None:
+    """An agent without its server hands out what it has, also when that is over."""
+    old = offered(ROUTER, forge.svid(ROUTER, age=7200, life=-1), forge)
+    await agent.say(old)
+    with pytest.raises(MaterialError) as caught:
+        await WorkloadAPISource.load(agent.endpoint, wait=0.2)
+    assert caught.value.reason == "expired"
+    svid = forge.svid(ROUTER)
+    await agent.say(offered(ROUTER, svid, forge))
+    async with following(agent) as followed:
+        await agent.say(old)
+        await followed.refuses("expired")
+        assert followed.source.current().leaf_sha256 == svid.leaf_sha256
+
+
+async def test_an_answer_that_is_none_is_a_failure(agent: Agent, forge: Forge) -> None:
+    """What is no message of the protocol is counted, and the next one is asked for."""
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    async with following(agent) as followed:
+        before = followed.source.current()
+        await agent.babble(b"\xff\xff\xff")
+        await followed.refuses("bad_answer")
+        assert followed.source.current() is before
+        await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+        assert (await followed.next()).generation == 2
+
+
+async def test_an_answer_without_an_identity_is_kept_out(
+    agent: Agent, forge: Forge
+) -> None:
+    """Nobody to be is no reason to be nobody: the last good one goes on."""
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    async with following(agent) as followed:
+        await agent.say()
+        await followed.refuses("no_identity")
+        assert followed.source.usable
+
+
+async def test_a_conversation_that_just_ends_is_begun_anew(
+    agent: Agent, forge: Forge
+) -> None:
+    """A stream that ends without an error is a loss like any other, not a silence."""
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    async with following(agent) as followed:
+        asked = agent.asked
+        await agent.end(grpc.StatusCode.OK)
+        await followed.refuses("agent_unavailable")
+        async with asyncio.timeout(5):
+            await until(lambda: agent.asked > asked)
+        await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+        assert (await followed.next()).generation == 2
+
+
+@pytest.mark.slow
+async def test_an_agent_that_hangs_is_missed(agent: Agent, forge: Forge) -> None:
+    """A stream that is open and silent is asked anew before our time is over."""
+    forge.now = SYSTEM.now()
+    await agent.say(offered(ROUTER, forge.svid(ROUTER, life=4), forge))
+    async with following(agent, patience=0.3) as followed:
+        asked, confirmed = agent.asked, followed.source.confirmed
+        await agent.hang()
+        await followed.refuses("agent_silent")
+        assert agent.asked > asked
+        assert dict(followed.source.refusals) == {"agent_silent": 1}
+        confirmed = followed.source.confirmed
+        async with asyncio.timeout(5):
+            before = agent.asked
+            await until(lambda: agent.asked > before + 1)
+        assert followed.source.confirmed == confirmed  # nobody confirms anything
+        await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+        assert (await followed.next()).generation == 2
+        async with asyncio.timeout(5):
+            await until(lambda: followed.source.confirmed > confirmed)
+
+
+async def test_says_that_an_agent_does_not_answer(agent: Agent) -> None:
+    """At the start, too, silence has a name."""
+    await agent.hang()
+    with pytest.raises(MaterialError) as caught:
+        await WorkloadAPISource.load(agent.endpoint, wait=0.2)
+    assert caught.value.reason == "agent_silent"
+
+
+async def test_nobody_becomes_somebody_else(agent: Agent, forge: Forge) -> None:
+    """An entry that is replaced by another's does not make us that other."""
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    async with following(agent) as followed:
+        before = followed.source.current()
+        await agent.say(offered(OTHER, forge.svid(OTHER), forge))
+        await followed.refuses("identity_changed")
+        assert followed.source.current() is before
 
 
 async def test_never_takes_anothers_key(agent: Agent, forge: Forge) -> None:
@@ -184,6 +281,26 @@ async def test_is_back_within_a_second_of_the_agent(
         async with agent.running(), asyncio.timeout(1):
             assert (await followed.seen.get()).generation == 2
             assert dict(source.refusals) == {"agent_unavailable": 1}
+
+
+async def test_finds_an_agent_whose_socket_was_replaced(
+    tmp_path: Path, forge: Forge
+) -> None:
+    """A new agent under the old name is found as soon as the old one is gone."""
+    old, new = Agent(tmp_path / "old.sock"), Agent(tmp_path / "new.sock")
+    for agent in (old, new):
+        await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    name, link = tmp_path / "agent.sock", tmp_path / "link"
+    name.symlink_to("old.sock")
+    async with new.running(), AsyncExitStack() as first:
+        await first.enter_async_context(old.running())
+        async with following(old, endpoint=f"unix://{name}") as followed:
+            link.symlink_to("new.sock")
+            link.rename(name)
+            await first.aclose()
+            async with asyncio.timeout(2):
+                assert (await followed.seen.get()).generation == 2
+            assert dict(followed.source.refusals) == {"agent_unavailable": 1}
 
 
 @pytest.mark.parametrize(
@@ -256,6 +373,49 @@ async def test_odd_foreign_bundles_are_refused(
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("name", "bundle", "reason"),
+    [
+        ("spiffe://other.test", b"junk", "bad_certificate"),
+        ("spiffe://cluster.local", None, "own_domain_twice"),
+        ("spiffe://other.test/workload", None, "bad_federated_domain"),
+    ],
+)
+async def test_an_odd_foreign_bundle_harms_nobody_else(
+    agent: Agent, forge: Forge, name: str, bundle: bytes | None, reason: str
+) -> None:
+    """Later, its last good one stays, and our own identity goes on."""
+    other = Forge("other.test")
+    good = {"spiffe://other.test": roots(other)}
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge), federated=good)
+    async with following(agent) as followed:
+        svid = forge.svid(ROUTER)
+        odd = roots(Forge("cluster.local")) if bundle is None else bundle
+        await agent.say(offered(ROUTER, svid, forge), federated=good | {name: odd})
+        fresh = await followed.next()
+        assert fresh.leaf_sha256 == svid.leaf_sha256
+        assert fresh.bundles == {
+            "cluster.local": forge.trust,
+            "other.test": other.trust,
+        }
+        assert dict(followed.source.refusals) == {reason: 1}
+
+
+async def test_a_folder_of_bundles_goes_with_an_agent(
+    agent: Agent, forge: Forge, tmp_path: Path
+) -> None:
+    """Files may come and go there, too."""
+    folder, other = tmp_path / "bundles", Forge("other.test")
+    folder.mkdir()
+    await agent.say(offered(ROUTER, forge.svid(ROUTER), forge))
+    async with following(agent, bundles=BundlePaths(folder=folder)) as followed:
+        file = folder / "other.test.pem"
+        file.write_bytes(other.bundle)
+        assert (await followed.next()).bundles["other.test"] == other.trust
+        file.unlink()
+        assert set((await followed.next()).bundles) == {"cluster.local"}
+
+
 async def test_a_bundle_file_wins_over_the_agents(
     agent: Agent, forge: Forge, tmp_path: Path
 ) -> None:
@@ -265,7 +425,7 @@ async def test_a_bundle_file_wins_over_the_agents(
     file.write_bytes(mine.bundle)
     svid = offered(ROUTER, forge.svid(ROUTER), forge)
     await agent.say(svid, federated={"spiffe://other.test": roots(theirs)})
-    async with following(agent, foreign={"other.test": file}) as followed:
+    async with following(agent, bundles=BundlePaths({"other.test": file})) as followed:
         assert followed.source.current().bundles["other.test"] == mine.trust
         newer = Forge("other.test")
         file.write_bytes(newer.bundle)
@@ -278,7 +438,9 @@ async def test_picks_the_identity_that_was_asked_for(
     """Several entries may match one process."""
     ids = OTHER, ROUTER
     await agent.say(*(offered(each, forge.svid(each), forge) for each in ids))
-    chosen = await load_source(None, agent.endpoint, {}, SpiffeID.parse(ROUTER))
+    chosen = await load_source(
+        None, agent.endpoint, BundlePaths(), SpiffeID.parse(ROUTER)
+    )
     assert str(chosen.current().identity) == ROUTER
     stranger = SpiffeID.parse(f"{ROUTER}-2")
     with pytest.raises(MaterialError) as caught:
