@@ -28,6 +28,7 @@ from serving import (
     announce,
     configure_logging,
     denied,
+    follow_identity,
     new_server,
     parse,
     run,
@@ -38,7 +39,7 @@ from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from picod._groups import Group
     from tlsloader import SpiffeID
@@ -85,7 +86,7 @@ async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
     told = SandboxControlServicer(sandbox, isolation, entry, runner.incident)
     PicoDServicer(sandbox, runner).add_to(data.server)
     jobs = (
-        keep_fresh,
+        *keep_fresh,
         end_at_expiry(sandbox),
         end_on_fault(sandbox, runner, unwell=health.hold),
         end_when_orphaned(
@@ -149,7 +150,7 @@ async def _runner(
 
 async def _data_door(
     settings: Settings, sandbox: Sandbox, health: Health
-) -> tuple[Hosted, Entry, Coroutine[Any, Any, Any]]:
+) -> tuple[Hosted, Entry, Sequence[Coroutine[Any, Any, Any]]]:
     """Return the Router's door, what it shows, and what keeps fresh what it goes by."""
     if settings.picod_auth_mode == "jwt":
         keys = await _public_keys(settings.keys)
@@ -157,14 +158,15 @@ async def _data_door(
             by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
         )
         hosted = Hosted(new_server([gate], health=health), settings.listen)
-        return hosted, Entry(), keys.follow()
+        return hosted, Entry(), [keys.follow()]
     handed = settings.identity_fd
     source = await settings.identity() if handed is None else await begin_handed(handed)
     _require_own_identity(source.current().identity, sandbox)
     acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
     gate = Gate(by_certificate(acceptor, settings.router), refused=denied)
     hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
-    return hosted, Entry(source, acceptor.refusals), source.follow()
+    jobs = [source.follow(), follow_identity(health, source)]
+    return hosted, Entry(source, acceptor.refusals), jobs
 
 
 async def _public_keys(path: Path) -> PublicKeys:
