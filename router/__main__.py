@@ -21,6 +21,7 @@ from serving import (
     FatalError,
     Health,
     Hosted,
+    IdentityFigures,
     Metrics,
     announce,
     configure_logging,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     import grpc
 
     from router._ways import Way
-    from tlsloader import Source
+    from tlsloader import KeptSource, Source
 
     Job = Coroutine[Any, Any, Any]
 
@@ -64,13 +65,14 @@ async def main(settings: Settings) -> None:
 
 async def _serve(
     settings: Settings,
-    source: Source,
+    source: KeptSource,
     house: House,
     jobs: list[Job],
     stop: asyncio.Event,
 ) -> None:
     health, metrics = Health(*_SERVICES), Metrics()
     metrics.registry.register(house.figures())
+    metrics.registry.register(IdentityFigures(source, health))
     own = source.current().identity
     door = Acceptor(source, allow=settings.clients(own.trust_domain), name="front")
     callers = Callers(door, Allowlist(settings.admin_ids))

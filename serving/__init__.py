@@ -75,6 +75,7 @@ from serving._flags import (
 )
 from serving._health import HEALTH_METHODS, Health
 from serving._identity import IdentityFlags
+from serving._identity_figures import IdentityFigures
 from serving._logs import bound, configure_logging
 from serving._metrics import Calls, Metrics
 from serving._readiness import follow_identity
@@ -115,6 +116,7 @@ __all__ = [
     "FlagType",
     "Health",
     "Hosted",
+    "IdentityFigures",
     "IdentityFlags",
     "ListenError",
     "Metrics",

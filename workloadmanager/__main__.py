@@ -15,6 +15,7 @@ from serving import (
     FatalError,
     Health,
     Hosted,
+    IdentityFigures,
     Metrics,
     SettingsError,
     announce,
@@ -100,6 +101,8 @@ async def _serve(
 ) -> None:
     health, metrics = Health("cubemesh.v1.WorkloadManager"), Metrics()
     metrics.registry.register(Figures(sessions, identities))
+    if door.source is not None:
+        metrics.registry.register(IdentityFigures(door.source, health))
     server = new_server([metrics.calls, *door.interceptors], health=health)
     servicer = WorkloadManagerServicer(sessions, isolation=settings.isolation)
     workloadmanager_pb2_grpc.add_WorkloadManagerServicer_to_server(servicer, server)

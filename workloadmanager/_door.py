@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from tlsloader import Source, SpiffeID
+    from tlsloader import KeptSource, SpiffeID
     from workloadmanager._settings import Settings
 
 __all__ = ["Entrance", "entrance", "only"]
@@ -28,7 +28,7 @@ class Entrance(NamedTuple):
     acceptor: Acceptor | UnixAcceptor | None
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     jobs: Sequence[Coroutine[Any, Any, Any]]
-    source: Source | None = None
+    source: KeptSource | None = None
 
     @property
     def own_id(self) -> str:
