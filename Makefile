@@ -75,6 +75,10 @@ protos-check: venv ## fail if the code of protos/ is not what they give
 seccomp: venv ## build the filters of system calls from picod/seccomp/_rules.py
 	$(BIN)/python -m picod.seccomp
 
+.PHONY: flags
+flags: venv ## write docs/reference/flags.md anew from what the services read
+	$(BIN)/python -m tests.flags_page
+
 .PHONY: bench
 bench: venv ## measure the mesh; JSON into benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
