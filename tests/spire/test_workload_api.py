@@ -63,7 +63,8 @@ async def test_rolls_the_authority_over(spire: Spire) -> None:
         await spire.authority("revoke", old["authority_id"])
         revoked = await followed.next(lambda each: roots(each) == roots(before))
         assert revoked.bundles != before.bundles
-        assert followed.source.failures == 0
+        # a busy agent may not know us for a moment
+        assert set(followed.source.refusals) <= {"withdrawn"}
 
 
 async def test_outlives_its_entry_until_it_expires(spire: Spire) -> None:
@@ -123,4 +124,5 @@ async def test_learns_and_forgets_other_trust_domains(
         await spire.ask("bundle", "delete", *domain, "-mode", "dissociate")
         after = await followed.next(lambda each: "other.test" not in each.bundles)
         assert after.bundles["cluster.local"] == before.bundles["cluster.local"]
-        assert followed.source.failures == 0
+        # a busy agent may not know us for a moment
+        assert set(followed.source.refusals) <= {"withdrawn"}
