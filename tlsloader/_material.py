@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -37,7 +38,6 @@ from tlsloader._snapshot import BundlePaths, Paths, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -46,14 +46,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Judged", "Material"]
 
+_TICK: Final = timedelta(seconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
     """A private key, the chain it speaks for, and whom to trust.
 
     ``key`` is PKCS#8 PEM, ``chain`` is PEM with the leaf first, ``leaf_sha256``
-    the hex digest of the leaf's DER; dates are the leaf's, in UTC. Two are equal
-    when their content is, whatever their generation.
+    the hex digest of the leaf's DER. Dates are in UTC: ``not_before`` is the leaf's,
+    ``not_after`` the last moment at which it leads to a root. Two are equal when
+    their content is, whatever their generation.
     """
 
     identity: SpiffeID
@@ -66,7 +69,7 @@ class Material:
     generation: int = field(default=1, compare=False)
 
     def covers(self, now: datetime) -> bool:
-        """Say whether *now* (UTC) is within the dates of the leaf."""
+        """Say whether the identity can be proven at *now* (UTC)."""
         return self.not_before <= now <= self.not_after
 
     @classmethod
@@ -152,7 +155,7 @@ class Material:
         key = _key_of(leaf, files)
         own, others = own_bundle(files, identity.trust_domain)
         bundle = TrustBundle.parse(identity.trust_domain, own.data, name=own.name)
-        _check_own_chain(certificates, bundle, (files.chain.name, own.name), now)
+        end = _end_of_proof(certificates, bundle, (files.chain.name, own.name), now)
         foreign, faults = foreign_bundles(others, held.bundles if held else {})
         fresh = cls(
             identity=identity,
@@ -160,7 +163,7 @@ class Material:
             chain=write_certificates(certificates),
             leaf_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
             not_before=leaf.not_valid_before_utc,
-            not_after=leaf.not_valid_after_utc,
+            not_after=end,
             bundles=MappingProxyType({**foreign, bundle.trust_domain: bundle}),
             generation=generation,
         )
@@ -219,18 +222,33 @@ def _signs(key: rsa.RSAPrivateKey) -> bool:
     return True
 
 
-def _check_own_chain(
+def _end_of_proof(
     certificates: list[x509.Certificate],
     bundle: TrustBundle,
     names: tuple[str, str],
     now: datetime,
-) -> None:
+) -> datetime:
+    """Return until when, without a gap from *now* on, our leaf leads to a root.
+
+    Raises:
+        MaterialError: it does not do so now.
+    """
     leaf, *signers = certificates
     try:
-        verified_chain(leaf, signers, bundle.store, now)
+        path = verified_chain(leaf, signers, bundle.store, now)
     except RuleBrokenError as error:
         text = (
             f"{names[0]} was not signed by a root in {names[1]}: "
             f"{error}; put the bundle of {bundle.trust_domain} there"
         )
         raise MaterialError(error.reason, text) from error
+    while (end := _end(path)) < leaf.not_valid_after_utc:
+        try:  # another root may go on where this path ends
+            path = verified_chain(leaf, signers, bundle.store, end + _TICK)
+        except RuleBrokenError:
+            break
+    return end
+
+
+def _end(path: Sequence[x509.Certificate]) -> datetime:
+    return min(each.not_valid_after_utc for each in path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -241,6 +243,34 @@ async def test_without_a_living_root_nobody_is_admitted(
         for svid in (signed_by(other, dead, caller), other.svid(caller)):
             assert not await knock(node.address, tls(svid))
         assert node.acceptor.refusals == {"untrusted_chain": 2}
+
+
+async def test_an_identity_ends_with_its_ca(forge: Forge, tmp_path: Path) -> None:
+    """A leaf that outlives its root proves nothing any more, and we say so in time."""
+    forge.root = forge.signer(life=60)
+    paths = forge.write(tmp_path, ROUTER)
+    async with polled(paths, forge) as followed:
+        assert followed.source.seconds_left <= 60
+        followed.hand.jump(61)
+        await followed.look()
+        await followed.tells("identity expired", generation=1)
+        assert not followed.source.usable
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_an_identity_goes_on_by_a_renewed_root(forge: Forge, first: str) -> None:
+    """The same CA key with a later end is another path, whichever stands first."""
+    old = forge.signer(life=60)
+    builder = forge._builder(
+        old.certificate.subject, old.certificate.subject, old.key, 3600, 7200
+    )
+    basic = x509.BasicConstraints(ca=True, path_length=None)
+    signed = builder.add_extension(basic, critical=True).sign(old.key, SHA256())
+    new = signed.public_bytes(Encoding.PEM)
+    svid = signed_by(forge, old, ROUTER)
+    bundle = old.pem + new if first == "old" else new + old.pem
+    own = Material.parse(key=svid.key, chain=svid.chain, bundle=bundle, now=forge.now)
+    assert own.not_after == svid.certificates[0].not_valid_after_utc
 
 
 async def test_a_leaf_of_another_ca_is_not_taken(forge: Forge, tmp_path: Path) -> None:
