@@ -5,6 +5,7 @@ The whole of a service's ``__main__``::
     async def main(settings: Settings) -> None:
         stop, health, metrics = asyncio.Event(), Health("cubemesh.v1.Router"), Metrics()
         source = await settings.identity()  # of `IdentityFlags`
+        metrics.registry.register(IdentityFigures(source, health))
         acceptor = Acceptor(source, allow=settings.clients)
         server = new_server(
             [metrics.calls, Gate(decide, refused=denied)], health=health
@@ -16,7 +17,7 @@ The whole of a service's ``__main__``::
         ):
             await serve(
                 Hosted(server, settings.listen, acceptor),  # acceptor=None: plain
-                jobs=[source.follow()],
+                jobs=[source.follow(), follow_identity(health, source)],
                 stop=stop,
                 health=health,
                 ready=lambda at: announce(listen=at[0], metrics=figures),

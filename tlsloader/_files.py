@@ -18,7 +18,7 @@ __all__ = ["Look", "Text", "looked"]
 
 _MAX_BYTES: Final = 1 << 20  # a bundle of a hundred roots has about 100 KiB
 _TRIES: Final = 5
-_PLACE: Final = os.O_PATH | os.O_CLOEXEC  # opens nothing: no device or FIFO notices
+_PLACE: Final = os.O_PATH  # opens nothing: no device or FIFO notices
 _VOLUME: Final = "..data"
 _REMEDIES: Final = {
     errno.ELOOP: "mend the link, which leads to itself",
@@ -170,7 +170,7 @@ def _content(path: Path, place: int) -> Text:
     if not stat.S_ISREG(found.st_mode):
         text = f"{path} is no ordinary file; name a PEM file"
         raise MaterialError("not_a_file", text)
-    descriptor = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(f"/proc/self/fd/{place}", os.O_RDONLY)
     try:
         data = _drained(descriptor)
     finally:

@@ -7,46 +7,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tlsloader._bundle import TrustBundle, foreign_bundles, own_bundle
-from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._files import Text
-from tlsloader._pem import (
-    read_certificates,
-    read_key,
-    write_certificates,
-    write_key,
-)
-from tlsloader._rules import (
-    MAX_CHAIN,
-    check_dates,
-    check_leaf,
-    check_signer,
-    leaf_identity,
-    verified_chain,
-)
+from tlsloader._own import check_same, end_of_proof, own_identity, own_key
+from tlsloader._pem import read_certificates, write_certificates, write_key
 from tlsloader._snapshot import BundlePaths, Paths, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
+    from tlsloader._errors import MaterialError
     from tlsloader._spiffe import SpiffeID
 
 __all__ = ["Judged", "Material"]
-
-_TICK: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +124,12 @@ class Material:
             files.chain.data, files.chain.name, beside_key=True
         )
         leaf = certificates[0]
-        identity = _own_identity(certificates, files.chain.name, now)
-        if held is not None and held.identity != identity:
-            text = (
-                f"{files.chain.name} is of {identity}, and we are {held.identity}; "
-                "start the service anew if it is to be somebody else"
-            )
-            raise MaterialError("identity_changed", text)
-        key = _key_of(leaf, files)
+        identity = own_identity(certificates, files.chain.name, now)
+        check_same(identity, files, held.identity if held else identity)
+        key = own_key(leaf, files)
         own, others = own_bundle(files, identity.trust_domain)
         bundle = TrustBundle.parse(identity.trust_domain, own.data, name=own.name)
-        end = _end_of_proof(certificates, bundle, (files.chain.name, own.name), now)
+        end = end_of_proof(certificates, bundle, (files.chain.name, own.name), now)
         foreign, faults = foreign_bundles(others, held.bundles if held else {})
         fresh = cls(
             identity=identity,
@@ -175,80 +149,3 @@ class Judged(NamedTuple):
 
     material: Material
     faults: Sequence[MaterialError]
-
-
-def _own_identity(
-    certificates: list[x509.Certificate], name: str, now: datetime
-) -> SpiffeID:
-    leaf, *signers = certificates
-    if len(signers) > MAX_CHAIN:
-        text = f"{name} holds more than {MAX_CHAIN} intermediates; drop the needless"
-        raise MaterialError("chain_too_long", text)
-    try:
-        identity = leaf_identity(leaf)
-        check_leaf(leaf)
-        check_dates(leaf, now)
-        for signer in signers:
-            check_signer(signer, identity.trust_domain)
-    except RuleBrokenError as error:
-        text = f"{name} is no usable X509-SVID: {error}; have it issued anew"
-        raise MaterialError(error.reason, text) from error
-    return identity
-
-
-def _key_of(leaf: x509.Certificate, files: Snapshot) -> PrivateKeyTypes:
-    key = read_key(files.key.data, files.key.name)
-    if key.public_key() != leaf.public_key():
-        text = (
-            f"{files.key.name} is not the key of {files.chain.name}; if they are "
-            "being renewed, one is still to come: write both from the same issue"
-        )
-        raise MaterialError("key_mismatch", text)
-    if isinstance(key, rsa.RSAPrivateKey) and not _signs(key):
-        text = f"{files.key.name} holds an RSA key that does not sign; write it anew"
-        raise MaterialError("bad_key", text)
-    return key
-
-
-def _signs(key: rsa.RSAPrivateKey) -> bool:
-    """Say whether *key* is whole; of its numbers only the public ones were compared."""
-    signature = key.sign(b"", PSS(MGF1(SHA256()), PSS.DIGEST_LENGTH), SHA256())
-    try:
-        key.public_key().verify(
-            signature, b"", PSS(MGF1(SHA256()), PSS.DIGEST_LENGTH), SHA256()
-        )
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _end_of_proof(
-    certificates: list[x509.Certificate],
-    bundle: TrustBundle,
-    names: tuple[str, str],
-    now: datetime,
-) -> datetime:
-    """Return until when, without a gap from *now* on, our leaf leads to a root.
-
-    Raises:
-        MaterialError: it does not do so now.
-    """
-    leaf, *signers = certificates
-    try:
-        path = verified_chain(leaf, signers, bundle.store, now)
-    except RuleBrokenError as error:
-        text = (
-            f"{names[0]} was not signed by a root in {names[1]}: "
-            f"{error}; put the bundle of {bundle.trust_domain} there"
-        )
-        raise MaterialError(error.reason, text) from error
-    while (end := _end(path)) < leaf.not_valid_after_utc:
-        try:  # another root may go on where this path ends
-            path = verified_chain(leaf, signers, bundle.store, end + _TICK)
-        except RuleBrokenError:
-            break
-    return end
-
-
-def _end(path: Sequence[x509.Certificate]) -> datetime:
-    return min(each.not_valid_after_utc for each in path)

@@ -99,12 +99,14 @@ class Snapshot:
     """All files of one identity as they were at one look.
 
     ``bundle`` is of our own trust domain; without it, that is among the others.
+    ``identity`` is whom all of it is said to make, if anybody says so.
     """
 
     key: Text = field(repr=False)
     chain: Text
     bundle: Text | None
     others: Mapping[str, Found]
+    identity: str | None = None
 
     @classmethod
     def read(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
 from clock import SYSTEM
 from tlsloader._ear import Ear
-from tlsloader._errors import MaterialError
-from tlsloader._kept import KeptSource
-from tlsloader._material import Judged, Material
+from tlsloader._followed import FollowedSource, awaited
+from tlsloader._material import Material
 from tlsloader._snapshot import BundlePaths, Paths, Snapshot
 from tlsloader._watch import Watch
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from clock import Clock
 
 __all__ = ["FileSource", "FixedSource", "Source"]
-
-_log = logging.getLogger(__name__)
 
 _FIRST_LOOKS = 0.1  # seconds between looks while the first files are awaited
 
@@ -56,7 +52,7 @@ class FixedSource:
         return lambda: None
 
 
-class FileSource(KeptSource):
+class FileSource(FollowedSource):
     """The newest good material found in files.
 
     ``load`` it, then let somebody run ``follow``.
@@ -71,12 +67,10 @@ class FileSource(KeptSource):
         first: tuple[Snapshot, Material],
         clock: Clock,
     ) -> None:
-        snapshot, material = first
-        super().__init__(material, clock)
-        self._digest = snapshot.digest
+        super().__init__(first, clock)
         self._paths = paths
         self._bundles = bundles
-        _warn_exposed(snapshot)
+        self._watch: Watch | None = None
 
     @classmethod
     async def load(
@@ -101,21 +95,14 @@ class FileSource(KeptSource):
                 service that cannot say who it is does not start.
         """
         others = bundles or BundlePaths()
-        deadline = clock.monotonic() + wait
-        told: str | None = None
-        while True:
-            try:
-                first = await asyncio.to_thread(_first, paths, others, clock)
-            except MaterialError as error:
-                if clock.monotonic() >= deadline:
-                    raise
-                if str(error) != told:
-                    told = str(error)
-                    fields = {"reason": error.reason, "detail": told}
-                    _log.warning("identity awaited", extra=fields)
-                await clock.sleep(_FIRST_LOOKS)
-            else:
-                return cls(paths, others, first, clock)
+
+        def find() -> tuple[Snapshot, Material]:
+            files = Snapshot.read(paths, others, complete=True)
+            return files, Material.judged(files, now=clock.now())
+
+        pause = partial(clock.sleep, _FIRST_LOOKS)
+        first = await awaited(find, pause, clock=clock, wait=wait)
+        return cls(paths, others, first, clock)
 
     async def follow(self, *, poll: float = 5.0, watch: bool = True) -> NoReturn:
         """Take each good change of the files until cancelled.
@@ -130,44 +117,12 @@ class FileSource(KeptSource):
         ear, own, bundles = Ear(self._clock), self._paths, self._bundles
         files = (own.key, own.chain, own.bundle, *bundles.files.values())
         with Watch(files, bundles.folder, ear.hear) as watching:
+            self._watch = watching if watch else None
             while True:
-                self._tell_expiry()
-                await self._look(watching if watch else None)
+                await self._look()
                 await ear.listen(poll)
 
-    async def _look(self, watching: Watch | None) -> None:
-        try:
-            found = await asyncio.to_thread(self._find, watching)
-        except MaterialError as error:
-            self._keep(error)
-            return
-        if found is None:
-            self._confirm()
-            return
-        snapshot, judged = found
-        self._digest = snapshot.digest
-        if judged.material != self._material:
-            _warn_exposed(snapshot)
-        self._take(judged)
-
-    def _find(self, watching: Watch | None) -> tuple[Snapshot, Judged] | None:
-        """Return what the files hold now, if it is something else; blocks."""
-        if watching is not None:
-            watching.arm()  # first, so that no change falls in between
-        snapshot = Snapshot.read(self._paths, self._bundles)
-        if snapshot.digest == self._digest:
-            return None
-        return snapshot, self._material.renewed(snapshot, now=self._clock.now())
-
-
-def _first(
-    paths: Paths, bundles: BundlePaths, clock: Clock
-) -> tuple[Snapshot, Material]:
-    snapshot = Snapshot.read(paths, bundles, complete=True)
-    return snapshot, Material.judged(snapshot, now=clock.now())
-
-
-def _warn_exposed(snapshot: Snapshot) -> None:
-    if snapshot.key.exposed:
-        fields = {"detail": f"{snapshot.key.name} is readable by others; chmod 0600"}
-        _log.warning("identity key exposed", extra=fields)
+    def _find(self) -> Snapshot:
+        if self._watch is not None:
+            self._watch.arm()  # first, so that no change falls in between
+        return Snapshot.read(self._paths, self._bundles)

@@ -62,6 +62,7 @@ def snapshot(
         Text(f"the chain of {who}", certificates_to_pem(svid.x509_svid, who)),
         Text(f"the bundle of {who}", certificates_to_pem(svid.bundle, who)),
         foreign | dict(files),
+        svid.spiffe_id,
     )
 
 

@@ -5,16 +5,16 @@ Apart from the rest of the room, like `tlsloader.grpc`, because it speaks gRPC.
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from clock import SYSTEM
 from tlsloader._agent import Agent
 from tlsloader._errors import MaterialError
 from tlsloader._files import looked
-from tlsloader._kept import KeptSource
-from tlsloader._material import Judged, Material
+from tlsloader._followed import FollowedSource, awaited
+from tlsloader._material import Material
 from tlsloader._snapshot import BundlePaths
 from tlsloader._source import FileSource
 from tlsloader._svids import pick, snapshot
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkloadAPISource", "load_source"]
 
-_log = logging.getLogger(__name__)
-
 _FIRST_LOOKS: Final = 0.1
 _PATIENCE: Final = 5.0
 
 
-class WorkloadAPISource(KeptSource):
+class WorkloadAPISource(FollowedSource):
     """The newest good identity that an agent gave.
 
     ``load`` it, then let somebody run ``follow``. An agent that is gone, or gives us
@@ -43,13 +41,11 @@ class WorkloadAPISource(KeptSource):
     kind = "workload_api"
 
     def __init__(
-        self, agent: Agent, offers: _Offers, first: tuple[Snapshot, Material]
+        self, offers: _Offers, first: tuple[Snapshot, Material], clock: Clock
     ) -> None:
-        files, material = first
-        super().__init__(material, offers.clock)
-        self._agent = agent
+        super().__init__(first, clock)
         self._offers = offers
-        self._digest = files.digest
+        self._watch: Watch | None = None
 
     @classmethod
     async def load(
@@ -76,14 +72,21 @@ class WorkloadAPISource(KeptSource):
             ValueError: *endpoint* is no such address.
         """
         agent = Agent(endpoint, clock)
-        offers = _Offers(agent, bundles or BundlePaths(), spiffe_id, clock)
-        async with agent.asked(
-            lambda _: None, patience=_PATIENCE, seconds_left=lambda: 0.0
-        ):
-            first = await offers.awaited(wait)
-        if isinstance(first, MaterialError):
-            raise first  # only here: a task group would wrap it
-        return cls(agent, offers, first)
+        offers = _Offers(agent, bundles or BundlePaths(), spiffe_id)
+
+        def find() -> tuple[Snapshot, Material]:
+            files = offers.read(None, complete=True)
+            return files, Material.judged(files, now=clock.now())
+
+        pause = partial(agent.ear.listen, _FIRST_LOOKS)
+        async with agent.asked(_nobody, patience=_PATIENCE, seconds_left=lambda: 0.0):
+            try:
+                first = await awaited(find, pause, clock=clock, wait=wait)
+            except MaterialError as error:
+                fault = error  # raised below: a task group would wrap it
+            else:
+                return cls(offers, first, clock)
+        raise fault
 
     async def follow(
         self, *, poll: float = 5.0, patience: float = _PATIENCE
@@ -95,99 +98,47 @@ class WorkloadAPISource(KeptSource):
                 and answers that were not good yet.
             patience: seconds within which an agent that is well answers.
         """
-        ear, bundles = self._agent.ear, self._offers.bundles
-        asked = self._agent.asked(
-            self._count, patience=patience, seconds_left=lambda: self.seconds_left
-        )
-        with Watch(bundles.files.values(), bundles.folder, ear.hear) as watching:
-            async with asked:
+        agent, bundles = self._offers.agent, self._offers.bundles
+        files, ear = bundles.files.values(), agent.ear
+        with Watch(files, bundles.folder, ear.hear) as self._watch:
+            async with agent.asked(
+                self._count, patience=patience, seconds_left=lambda: self.seconds_left
+            ):
                 while True:
-                    self._tell_expiry()
-                    await self._look(watching)
+                    await self._look()
                     await ear.listen(poll)
 
-    async def _look(self, watching: Watch) -> None:
-        try:
-            found = await asyncio.to_thread(self._find, watching)
-        except MaterialError as error:
-            self._keep(error)
-            return
-        if found is None:
-            self._confirm()
-            return
-        self._digest, judged = found
-        self._take(judged)
-
-    def _find(self, watching: Watch) -> tuple[bytes, Judged] | None:
-        """Return what there is to be now, if it is something else; blocks."""
-        watching.arm()
-        held = self._material
-        name, files = self._offers.read(held.identity)
-        if files.digest == self._digest:
-            return None
-        judged = held.renewed(files, now=self._clock.now())
-        _require_name(judged.material, name)
-        return files.digest, judged
+    def _find(self) -> Snapshot:
+        if self._watch is not None:
+            self._watch.arm()
+        return self._offers.read(self._material.identity)
 
     def _in_touch(self) -> bool:
-        return self._agent.lost is None
+        return self._offers.agent.lost is None
 
 
+@dataclass(frozen=True, slots=True)
 class _Offers:
     """What an agent offers us to be, with the bundles that are in files."""
 
-    def __init__(
-        self,
-        agent: Agent,
-        bundles: BundlePaths,
-        wanted: SpiffeID | None,
-        clock: Clock,
-    ) -> None:
-        self.bundles = bundles
-        self.clock = clock
-        self._agent = agent
-        self._wanted = wanted
+    agent: Agent
+    bundles: BundlePaths
+    wanted: SpiffeID | None
 
-    def read(
-        self, current: SpiffeID | None, *, complete: bool = False
-    ) -> tuple[str, Snapshot]:
-        """Return whom we can be, by the agent's word, and all of it; blocks.
+    def read(self, current: SpiffeID | None, *, complete: bool = False) -> Snapshot:
+        """Return what there is to be, for us who are *current*; blocks on file I/O.
 
         Raises:
             MaterialError: nothing of use is offered.
         """
-        said = self._agent.answer()
-        svid = pick(said, self._wanted, current)
-        files = looked(lambda look: self.bundles.read(look, complete=complete))
-        return svid.spiffe_id, snapshot(svid, said.federated_bundles, files)
-
-    async def awaited(self, wait: float) -> tuple[Snapshot, Material] | MaterialError:
-        """Return the first good offer, or what is wrong after *wait* seconds."""
-        deadline = self.clock.monotonic() + wait
-        told: str | None = None
-        while True:
-            try:
-                return await asyncio.to_thread(self._first)
-            except MaterialError as error:
-                if self.clock.monotonic() >= deadline:
-                    return error
-                if str(error) != told:
-                    told = str(error)
-                    fields = {"reason": error.reason, "detail": told}
-                    _log.warning("identity awaited", extra=fields)
-            await self._agent.ear.listen(_FIRST_LOOKS)
-
-    def _first(self) -> tuple[Snapshot, Material]:
-        name, files = self.read(None, complete=True)
-        material = Material.judged(files, now=self.clock.now())
-        _require_name(material, name)
-        return files, material
+        said = self.agent.answer()
+        svid = pick(said, self.wanted, current)
+        files = looked(partial(self.bundles.read, complete=complete))
+        return snapshot(svid, said.federated_bundles, files)
 
 
-def _require_name(material: Material, name: str) -> None:
-    if str(material.identity) != name:
-        text = f"the agent calls {material.identity} {name!r}"
-        raise MaterialError("other_identity", text)
+def _nobody(_: MaterialError) -> None:
+    """Tell nobody that the agent is lost: it is awaited."""
 
 
 async def load_source(
