@@ -218,17 +218,8 @@ class Settings(IdentityFlags):
 
     def _second_sources(self) -> Iterator[Fault]:
         """Yield what would be an identity beside the one that is handed over."""
-        others = {
-            "--mtls-cert-file": self.mtls_cert_file,
-            "--mtls-key-file": self.mtls_key_file,
-            "--mtls-ca-file": self.mtls_ca_file,
-            "--spiffe-endpoint-socket": self.spiffe_endpoint_socket,
-            "--spiffe-id": self.spiffe_id,
-            "--trust-bundle": self.trust_bundles or None,
-        }
-        for name, value in others.items():
-            if value is not None:
-                yield (
-                    f"{name} and --identity-fd are both set",
-                    "what comes through --identity-fd is whole: leave the other out",
-                )
+        for name in self.identity_told:
+            yield (
+                f"{name} and --identity-fd are both set",
+                "what comes through --identity-fd is whole: leave the other out",
+            )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path  # noqa: TC003  # read at run time
 from typing import TYPE_CHECKING
 
 from serving._flags import PATH, SPIFFE_ID, TRUST_BUNDLE, WORKLOAD_API
-from serving._settings import flag
+from serving._settings import flag, name_of
 from tlsloader import BundlePaths, Paths
 from tlsloader.workload import load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from serving._faults import Fault
     from tlsloader import FileSource, SpiffeID
@@ -26,6 +26,7 @@ _ROOTS = "--mtls-ca-file"
 _FILES = (_CREDENTIAL, *_PAIR, _ROOTS)
 _FOLDER = "--trust-bundle-dir"
 _ENDPOINT = "--spiffe-endpoint-socket"
+_SOURCES = (*_FILES, _ENDPOINT, "--spiffe-id", "--trust-bundle", _FOLDER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,12 @@ class IdentityFlags:
         """Where the bundles of other trust domains are."""
         return BundlePaths(self.trust_bundles, self.trust_bundle_dir)
 
+    @property
+    def identity_told(self) -> Sequence[str]:
+        """Which of the flags are set that say where an identity comes from."""
+        told = (each for each in fields(IdentityFlags) if getattr(self, each.name))
+        return [name for each in told if (name := name_of(each)) in _SOURCES]
+
     async def identity(self) -> FileSource | WorkloadAPISource:
         """Return the source of our identity, with its first generation.
 
@@ -109,13 +116,7 @@ class IdentityFlags:
 
     def identity_faults(self) -> Iterator[Fault]:
         """Yield what is wrong about where our identity is to come from."""
-        values = (
-            self.mtls_credential_bundle_file,
-            self.mtls_cert_file,
-            self.mtls_key_file,
-            self.mtls_ca_file,
-        )
-        given = {name for name, value in zip(_FILES, values, strict=True) if value}
+        given = self.identity_told
         if self.spiffe_endpoint_socket is None:
             yield from self._file_faults(given)
         else:
@@ -126,7 +127,7 @@ class IdentityFlags:
                         "files or a SPIFFE agent, not both: leave one out",
                     )
 
-    def _file_faults(self, given: set[str]) -> Iterator[Fault]:
+    def _file_faults(self, given: Sequence[str]) -> Iterator[Fault]:
         if self.spiffe_id is not None:
             yield (
                 f"--spiffe-id goes with {_ENDPOINT} only",

@@ -28,7 +28,7 @@ from serving._faults import EX_CONFIG, Fault, SettingsError, print_faults
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["flag", "parse", "read"]
+__all__ = ["flag", "name_of", "parse", "read"]
 
 _KEY = "cubemesh-flag"
 T = TypeVar("T")
@@ -65,6 +65,11 @@ def flag(
             }
         }
     )
+
+
+def name_of(field: dataclasses.Field[Any]) -> str:
+    """Return how the flag that *field* declares is written, e.g. ``--listen``."""
+    return str(field.metadata[_KEY]["decls"]).partition("/")[0]
 
 
 def parse(
@@ -135,7 +140,7 @@ class _Option(click.Option):
         told = dict(field.metadata[_KEY])
         decls, kind = told.pop("decls"), told.pop("kind")
         mapping, also = told.pop("mapping"), told.pop("also", ("", ()))
-        name = decls.partition("/")[0].removeprefix("--")
+        name = name_of(field).removeprefix("--")
         if told["multiple"]:
             told.setdefault("default", ())
         option = cls(

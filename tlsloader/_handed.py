@@ -52,6 +52,8 @@ class Handed:
 class HandedSource(KeptSource):
     """The newest good identity that was handed over, always of one and the same ID."""
 
+    kind = "handed"
+
     def __init__(self, first: Material, clock: Clock = SYSTEM) -> None:
         super().__init__(first, clock)
         self._taking = asyncio.Lock()

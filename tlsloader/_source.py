@@ -116,7 +116,7 @@ class FileSource(FollowedSource):
         """
         ear, own, bundles = Ear(self._clock), self._paths, self._bundles
         files = (own.key, own.chain, own.bundle, *bundles.files.values())
-        with Watch(files, bundles.folder, ear.hear) as watching:
+        with Watch(files, ear.hear, bundles.folder) as watching:
             self._watch = watching if watch else None
             while True:
                 await self._look()

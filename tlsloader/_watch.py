@@ -61,8 +61,8 @@ class Watch:
     def __init__(
         self,
         files: Iterable[Path],
-        folder: Path | None,
         changed: Callable[[], None],
+        folder: Path | None = None,
     ) -> None:
         self._files = tuple(path.absolute() for path in files)
         self._folder = folder.absolute() if folder else None

@@ -100,7 +100,7 @@ class WorkloadAPISource(FollowedSource):
         """
         agent, bundles = self._offers.agent, self._offers.bundles
         files, ear = bundles.files.values(), agent.ear
-        with Watch(files, bundles.folder, ear.hear) as self._watch:
+        with Watch(files, ear.hear, bundles.folder) as self._watch:
             async with agent.asked(
                 self._count, patience=patience, seconds_left=lambda: self.seconds_left
             ):

@@ -112,6 +112,8 @@ def test_what_is_handed_over_is_all() -> None:
         "--spiffe-endpoint-socket=unix:///run/agent.sock",
         "--spiffe-id=spiffe://a.test/b",
         "--trust-bundle=cluster.local=/b",
+        "--trust-bundle-dir=/b",
+        "--mtls-credential-bundle-file=/c",
     ],
 )
 def test_there_is_one_source_of_an_identity(flag: str) -> None:

@@ -110,7 +110,7 @@ async def test_inotify_is_had_once_there_is_room(
     """Deaf for want of descriptors, a watch hears again once there are some."""
     paths = forge.write(tmp_path, ROUTER)
     heard = asyncio.Event()
-    with Watch([paths.key], None, heard.set) as watch:
+    with Watch([paths.key], heard.set) as watch:
         with no_more_descriptors():
             watch.arm()
             watch.arm()
