@@ -42,25 +42,25 @@ async def test_rotates(spire: Spire) -> None:
         assert (followed.source.failures, followed.source.usable) == (0, True)
 
 
-async def test_rolls_the_authority_over(spire: Spire) -> None:
+async def test_rolls_the_authority_over(own_spire: Spire) -> None:
     """Prepare, activate, taint and revoke: each step is a generation that is good."""
     identity = f"{BASE}/rolling"
     async with (
-        spire.entry(identity, ttl=600),
-        following(spire, identity) as followed,
+        own_spire.entry(identity, ttl=600),
+        following(own_spire, identity) as followed,
     ):
         before = followed.source.current()
-        old = (await spire.ask("localauthority", "x509", "show"))["active"]
-        new = await spire.authority("prepare")
+        old = (await own_spire.ask("localauthority", "x509", "show"))["active"]
+        new = await own_spire.authority("prepare")
         prepared = await followed.next(lambda each: roots(each) == roots(before) + 1)
         assert prepared.leaf_sha256 == before.leaf_sha256
-        await spire.authority("activate", new)
-        await spire.authority("taint", old["authority_id"])
+        await own_spire.authority("activate", new)
+        await own_spire.authority("taint", old["authority_id"])
         tainted = await followed.next(
             lambda each: each.leaf_sha256 != prepared.leaf_sha256
         )
         assert roots(tainted) == roots(prepared)
-        await spire.authority("revoke", old["authority_id"])
+        await own_spire.authority("revoke", old["authority_id"])
         revoked = await followed.next(lambda each: roots(each) == roots(before))
         assert revoked.bundles != before.bundles
         # a busy agent may not know us for a moment
