@@ -1,4 +1,4 @@
-"""Certificates for tests: good ones, and every bad one that a peer may show.
+"""Certificates for tests: good ones, and bad ones of every kind.
 
 Nothing here is careful: what the `authority` room never makes is made here.
 """
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from clock import SYSTEM
+from tests.faults import BOTH, BadCase, bad_peers
 from tlsloader import FixedSource, Material, Paths, TrustBundle
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BadCase", "Forge", "Leaf", "Signer", "Svid", "usage"]
 
-_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+_Edwards = ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+_Hash = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | _Edwards
 _BITS = (
     "digital_signature",
     "content_commitment",
@@ -50,10 +53,13 @@ def usage(*bits: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{bit: bit in bits for bit in _BITS})
 
 
-def name(text: str) -> x509.Name:
-    """Return the subject ``O=text``; empty text is the empty subject."""
-    kind = NameOID.ORGANIZATION_NAME
-    return x509.Name([x509.NameAttribute(kind, text)] if text else [])
+def name(organization: str, common_name: str = "") -> x509.Name:
+    """Return a subject of the parts that are not empty."""
+    parts = (
+        (NameOID.ORGANIZATION_NAME, organization),
+        (NameOID.COMMON_NAME, common_name),
+    )
+    return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts if text])
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class Leaf:
     uris: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
+    others: tuple[x509.GeneralName, ...] = ()
     subject: str = ""
+    common_name: str = ""
     age: float = 60
     life: float = 3600
     ca: bool = False
@@ -77,6 +85,7 @@ class Leaf:
     san_critical: bool | None = None  # None: as RFC 5280 wants it
     extra: tuple[tuple[x509.ExtensionType, bool], ...] = ()
     key: _Key | None = None
+    digest: _Hash | None = None  # None: as its signer does
 
 
 @dataclass(frozen=True)
@@ -100,20 +109,20 @@ class Svid:
 
 
 @dataclass(frozen=True)
-class BadCase:
-    """One thing a peer may show that must be refused with *reason*."""
+class Way:
+    """How a key signs, where its kind leaves a choice."""
 
-    title: str
-    reason: str
-    chain: Svid
+    digest: _Hash = field(default_factory=hashes.SHA256)
+    padding: padding.PSS | None = None
 
 
+@dataclass(frozen=True)
 class Signer:
     """A key with its certificate that signs whatever it is asked to."""
 
-    def __init__(self, key: _Key, certificate: x509.Certificate) -> None:
-        self.key = key
-        self.certificate = certificate
+    key: _Key
+    certificate: x509.Certificate
+    way: Way = field(default_factory=Way)
 
     @property
     def pem(self) -> bytes:
@@ -121,13 +130,21 @@ class Signer:
 
 
 class Forge:
-    """Makes certificates of *trust_domain* as if it were *now* (default: it is)."""
+    """Makes certificates of *trust_domain* as if it were *now* (default: it is).
+
+    Without *key_ids* they do not say by which key they were signed.
+    """
 
     def __init__(
-        self, trust_domain: str = "cluster.local", now: datetime | None = None
+        self,
+        trust_domain: str = "cluster.local",
+        now: datetime | None = None,
+        *,
+        key_ids: bool = True,
     ) -> None:
         self.trust_domain = trust_domain
         self.now = now or SYSTEM.now()
+        self._key_ids = key_ids
         self.root = self.signer()
 
     @property
@@ -146,21 +163,22 @@ class Forge:
         age: float = 3600,
         life: float = 86400,
         ca: bool = True,
+        path_length: int | None = None,
         usages: tuple[str, ...] | None = ("key_cert_sign", "crl_sign"),
+        usage_critical: bool = True,
         uris: tuple[str, ...] = (),
         extra: tuple[tuple[x509.ExtensionType, bool], ...] = (),
-        path_length: int | None = None,
         key: _Key | None = None,
+        way: Way | None = None,
     ) -> Signer:
-        """Return a CA, signed *by* another or by itself."""
+        """Return a CA that signs in some *way*, signed *by* another or by itself."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         mine = name(f"{self.trust_domain} CA" if subject is None else subject)
-        issuer = by.certificate.subject if by else mine
-        builder = self._builder(mine, issuer, key, age, life).add_extension(
+        builder = self._builder(mine, key, by, age, life).add_extension(
             x509.BasicConstraints(ca=ca, path_length=path_length), critical=True
         )
         if usages is not None:
-            builder = builder.add_extension(usage(*usages), critical=True)
+            builder = builder.add_extension(usage(*usages), critical=usage_critical)
         if uris:
             names = [x509.UniformResourceIdentifier(uri) for uri in uris]
             builder = builder.add_extension(
@@ -168,7 +186,19 @@ class Forge:
             )
         for extension, critical in extra:
             builder = builder.add_extension(extension, critical=critical)
-        return Signer(key, _signed(builder, by.key if by else key))
+        way = way or Way()
+        signed = _signed(builder, by.key, by.way) if by else _signed(builder, key, way)
+        return Signer(key, signed, way)
+
+    def impostor(self, of: Signer) -> Signer:
+        """Return who claims to be *of*, but has another key."""
+        return replace(of, key=ec.generate_private_key(ec.SECP256R1()))
+
+    def workload(self, identity: str) -> Signer:
+        """Return a correct workload that signs what only a CA may sign."""
+        svid = self.svid(identity)
+        key: Any = load_pem_private_key(svid.key, None)
+        return Signer(key, svid.certificates[0])
 
     def svid(self, identity: str, *, by: Sequence[Signer] = (), **faults: Any) -> Svid:
         """Return an SVID of *identity*, e.g. ``svid(ROUTER, life=-1)``.
@@ -182,7 +212,8 @@ class Forge:
         leaf = replace(Leaf(uris=(identity,)), **faults)
         key = leaf.key or ec.generate_private_key(ec.SECP256R1())
         signer = by[0] if by else self.root
-        signed = _signed(self._leaf(leaf, key, signer), signer.key)
+        way = replace(signer.way, digest=leaf.digest or signer.way.digest)
+        signed = _signed(self._leaf(leaf, key, signer), signer.key, way)
         shown = tuple(each.certificate for each in by)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return Svid(pem, (signed, *shown))
@@ -206,9 +237,9 @@ class Forge:
             generation=generation,
         )
 
-    def source(self, identity: str, *, foreign: Sequence[Forge] = ()) -> FixedSource:
+    def source(self, identity: str, **options: Any) -> FixedSource:
         """Return a fixed source of `material`."""
-        return FixedSource(self.material(identity, foreign=foreign))
+        return FixedSource(self.material(identity, **options))
 
     def write(self, folder: Path, identity: str, **faults: Any) -> Paths:
         """Write the three files of *identity* into *folder* and return their paths."""
@@ -236,76 +267,16 @@ class Forge:
         *identity* is one that the door would admit, and the door's bundles hold
         this forge's root only: each is refused for its own reason and no other.
         """
-        for title, reason, faults in _leaf_faults(identity, self.trust_domain):
-            yield BadCase(title, reason, self.svid(identity, **faults))
-        for title, reason, by in self._chain_faults():
-            yield BadCase(title, reason, self.svid(identity, by=by))
-        stranger = Forge(self.trust_domain, self.now)
-        yield BadCase(
-            "another CA of the same name", "untrusted_chain", stranger.svid(identity)
-        )
-        other = Forge("evil.test", self.now)
-        yield BadCase(
-            "another domain's CA vouches for it",
-            "untrusted_chain",
-            other.svid(identity),
-        )
-        yield BadCase(
-            "an identity of another trust domain",
-            "unknown_trust_domain",
-            other.svid(identity.replace(self.trust_domain, "evil.test", 1)),
-        )
-
-    def _chain_faults(self) -> Iterator[tuple[str, str, list[Signer]]]:
-        by = self.root
-        good = self.signer(by, subject="good")
-        domain = f"spiffe://{self.trust_domain}"
-        yield (
-            "an intermediate that is no CA",
-            "signer_not_ca",
-            [self.signer(by, subject="leafy", ca=False)],
-        )
-        yield (
-            "an intermediate without keyCertSign",
-            "signer_no_cert_sign",
-            [self.signer(by, subject="mute", usages=("crl_sign",))],
-        )
-        yield (
-            "an intermediate without key usage",
-            "signer_no_cert_sign",
-            [self.signer(by, subject="bare", usages=None)],
-        )
-        yield (
-            "an intermediate of another trust domain",
-            "signer_other_domain",
-            [self.signer(by, subject="foreign", uris=("spiffe://evil.test",))],
-        )
-        yield (
-            "an intermediate with a path",
-            "signer_other_domain",
-            [self.signer(by, subject="workload", uris=(f"{domain}/ca",))],
-        )
-        yield (
-            "an expired intermediate",
-            "untrusted_chain",
-            [self.signer(by, subject="old", life=-1)],
-        )
-        yield (
-            "an intermediate for other names",
-            "untrusted_chain",
-            [self.signer(by, subject="narrow", extra=_ONLY_OTHER_URIS)],
-        )
-        orphan = self.signer(Signer(good.key, self.root.certificate), subject="orphan")
-        yield "an intermediate that the root did not sign", "untrusted_chain", [orphan]
-        yield "too many intermediates", "chain_too_long", [good] * 9
+        yield from bad_peers(self, identity)
 
     def _leaf(self, leaf: Leaf, key: _Key, signer: Signer) -> x509.CertificateBuilder:
-        issuer = signer.certificate.subject
-        builder = self._builder(name(leaf.subject), issuer, key, leaf.age, leaf.life)
+        subject = name(leaf.subject, leaf.common_name)
+        builder = self._builder(subject, key, signer, leaf.age, leaf.life)
         names: list[x509.GeneralName] = [
             *map(x509.UniformResourceIdentifier, leaf.uris),
             *map(x509.DNSName, leaf.dns),
             *(x509.IPAddress(ip_address(ip)) for ip in leaf.ips),
+            *leaf.others,
         ]
         critical = leaf.san_critical
         extensions = [
@@ -314,7 +285,7 @@ class Forge:
             (x509.ExtendedKeyUsage(leaf.purposes or BOTH), False),
             (
                 x509.SubjectAlternativeName(names),
-                not leaf.subject if critical is None else critical,
+                not subject.rdns if critical is None else critical,
             ),
             *leaf.extra,
         ]
@@ -331,74 +302,33 @@ class Forge:
     def _builder(
         self,
         subject: x509.Name,
-        issuer: x509.Name,
         key: _Key,
+        by: Signer | None,
         age: float,
         life: float,
     ) -> x509.CertificateBuilder:
-        return (
+        mine = key.public_key()
+        issuer = by.certificate.subject if by else subject
+        theirs: Any = by.certificate.public_key() if by else mine
+        builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer)
-            .public_key(key.public_key())
+            .public_key(mine)
             .serial_number(x509.random_serial_number())
             .not_valid_before(self.now - timedelta(seconds=age))
             .not_valid_after(self.now + timedelta(seconds=life))
         )
+        if not self._key_ids:
+            return builder
+        own = x509.SubjectKeyIdentifier.from_public_key(mine)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(theirs)
+        return builder.add_extension(own, critical=False).add_extension(
+            signer, critical=False
+        )
 
 
-def _signed(builder: x509.CertificateBuilder, key: _Key) -> x509.Certificate:
-    edwards = isinstance(key, ed25519.Ed25519PrivateKey)
-    return builder.sign(key, None if edwards else hashes.SHA256())
-
-
-def _leaf_faults(
-    identity: str, trust_domain: str
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (title, reason, faults of the `Leaf`)."""
-    server, client = BOTH
-    yield "expired", "expired", {"age": 7200, "life": -1}
-    yield "not yet valid", "not_yet_valid", {"age": -86400, "life": 90000}
-    yield "a CA as leaf", "ca_leaf", {"ca": True}
-    signing = ("digital_signature", "key_cert_sign")
-    yield "a leaf that may sign certificates", "cert_sign_leaf", {"usages": signing}
-    listing = ("digital_signature", "crl_sign")
-    yield "a leaf that may sign revocations", "crl_sign_leaf", {"usages": listing}
-    yield "no key usage", "no_key_usage", {"usages": None}
-    yield "no digitalSignature", "no_digital_signature", {"usages": ("key_agreement",)}
-    optional = {"usage_critical": False}
-    yield "key usage not critical", "key_usage_not_critical", optional
-    yield "two URIs", "several_uris", {"uris": (identity, identity + "2")}
-    yield "the same URI twice", "several_uris", {"uris": (identity, identity)}
-    yield "a web URI too", "several_uris", {"uris": (identity, "https://evil.test/")}
-    yield "no names at all", "no_uri", {"uris": (), "subject": identity}
-    yield "DNS names only", "no_uri", {"uris": (), "dns": ("localhost",)}
-    yield "a web URI", "not_spiffe", {"uris": ("https://evil.test/",)}
-    shouted = identity.replace("spiffe", "SPIFFE", 1)
-    yield "an upper-case scheme", "not_spiffe", {"uris": (shouted,)}
-    yield "a dotted path", "not_spiffe", {"uris": (identity + "/../x",)}
-    yield "an escaped path", "not_spiffe", {"uris": (identity + "%61",)}
-    yield "a query", "not_spiffe", {"uris": (identity + "?q",)}
-    yield "a trailing newline", "not_spiffe", {"uris": (identity + "\n",)}
-    yield "a trust domain only", "no_path", {"uris": (f"spiffe://{trust_domain}",)}
-    yield "SAN not critical", "san_not_critical", {"san_critical": False}
-    yield "for servers only", "wrong_purpose", {"purposes": (server,)}
-    yield "for clients only", "wrong_purpose", {"purposes": (client,)}
-    code = (ExtendedKeyUsageOID.CODE_SIGNING,)
-    yield "for signing code", "wrong_purpose", {"purposes": code}
-    yield "an unknown critical extension", "untrusted_chain", {"extra": _UNKNOWN}
-    odd = {"key": ed25519.Ed25519PrivateKey.generate()}
-    yield "an Ed25519 key", "unsupported_key", odd
-    weak = {"key": rsa.generate_private_key(65537, 1024)}  # noqa: S505
-    yield "a short RSA key", "unsupported_key", weak
-
-
-_UNKNOWN = (
-    (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\0"), True),
-)
-_ONLY_OTHER_URIS = (
-    (
-        x509.NameConstraints([x509.UniformResourceIdentifier("other.test")], None),
-        True,
-    ),
-)
+def _signed(builder: x509.CertificateBuilder, key: _Key, way: Way) -> x509.Certificate:
+    if isinstance(key, _Edwards):
+        return builder.sign(key, None)
+    return builder.sign(key, way.digest, rsa_padding=way.padding)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.verification import Store
 
+from tlsloader._chain import Anchors
 from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._files import Text
 from tlsloader._pem import read_certificates, write_certificates
@@ -38,14 +38,14 @@ class TrustBundle:
     trust_domain: str
     certificates: tuple[x509.Certificate, ...] = field(repr=False, compare=False)
     fingerprint: str = field(init=False)
-    store: Store | None = field(init=False, repr=False, compare=False)
+    anchors: Anchors = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ders = {each.public_bytes(Encoding.DER): each for each in self.certificates}
         fingerprint = hashlib.sha256(b"".join(sorted(ders))).hexdigest()
         object.__setattr__(self, "certificates", tuple(ders.values()))
         object.__setattr__(self, "fingerprint", fingerprint)
-        object.__setattr__(self, "store", Store(list(ders.values())) if ders else None)
+        object.__setattr__(self, "anchors", Anchors(list(ders.values())))
 
     @classmethod
     def parse(cls, trust_domain: str, pem: bytes, *, name: str = "the bundle") -> Self:
@@ -56,16 +56,16 @@ class TrustBundle:
                 sign identities of *trust_domain*; *name* is what to call it.
         """
         roots = read_certificates(pem, name)
-        for root in roots:
-            try:
+        try:
+            for root in roots:
                 check_signer(root, trust_domain, root=True)
-            except RuleBrokenError as error:
-                text = (
-                    f"{name} is no trust bundle of {trust_domain}: {error}; "
-                    "give each trust domain its own file of roots (--trust-bundle)"
-                )
-                raise MaterialError(f"bundle_{error.reason}", text) from error
-        return cls(trust_domain, tuple(roots))
+            return cls(trust_domain, tuple(roots))
+        except RuleBrokenError as error:
+            text = (
+                f"{name} is no trust bundle of {trust_domain}: {error}; "
+                "give each trust domain its own file of roots (--trust-bundle)"
+            )
+            raise MaterialError(f"bundle_{error.reason}", text) from error
 
     @property
     def short_fingerprint(self) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tlsloader._chain import chain_reason
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Literal
@@ -24,13 +26,6 @@ __all__ = [
 _NO_CHECK_TIME: Final = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which ``ssl.VerifyFlags`` does not name."""
 
-_VERIFY_REASONS: Final = {
-    18: "untrusted_chain",
-    19: "untrusted_chain",
-    20: "untrusted_chain",
-    21: "untrusted_chain",
-    26: "wrong_purpose",
-}
 _TLS_REASONS: Final = {
     "HTTP_REQUEST": "not_tls",
     "NO_PROTOCOLS_AVAILABLE": "tls_version",
@@ -119,7 +114,7 @@ def handshake_reason(error: BaseException) -> str:
     """Say in one stable word why a handshake failed."""
     match error:
         case ssl.SSLCertVerificationError():
-            return _VERIFY_REASONS.get(error.verify_code, "untrusted_chain")
+            return chain_reason(error.verify_code)
         case ssl.SSLError():
             reason = error.reason or ""
             if "_ALERT_" in reason:

@@ -13,16 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from tlsloader._chain import MAX_CHAIN
 from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._pem import read_key
-from tlsloader._rules import (
-    MAX_CHAIN,
-    check_dates,
-    check_leaf,
-    check_signer,
-    leaf_identity,
-    verified_chain,
-)
+from tlsloader._rules import check_dates, check_leaf, check_signer, leaf_identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,9 +116,9 @@ def end_of_proof(
     Raises:
         MaterialError: it does not do so now.
     """
-    leaf, *signers = certificates
+    leaf = certificates[0]
     try:
-        path = verified_chain(leaf, signers, bundle.store, now)
+        path = bundle.anchors.path(certificates, now)
     except RuleBrokenError as error:
         text = (
             f"{names[0]} was not signed by a root in {names[1]}: "
@@ -133,7 +127,7 @@ def end_of_proof(
         raise MaterialError(error.reason, text) from error
     while (end := _end(path)) < leaf.not_valid_after_utc:
         try:  # another root may go on where this path ends
-            path = verified_chain(leaf, signers, bundle.store, end + _TICK)
+            path = bundle.anchors.path(certificates, end + _TICK)
         except RuleBrokenError:
             break
     return end

@@ -5,49 +5,24 @@ Source: X509-SVID standard, sections 2 to 5; RFC 5280, sections 4.2 and 6.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    PolicyBuilder,
-    Store,
-    VerificationError,
-)
 
+from tlsloader._algorithms import key_fault, signature_fault
 from tlsloader._errors import InvalidSpiffeIDError, RuleBrokenError
 from tlsloader._spiffe import SpiffeID
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-__all__ = [
-    "MAX_CHAIN",
-    "check_dates",
-    "check_leaf",
-    "check_signer",
-    "leaf_identity",
-    "verified_chain",
-]
+__all__ = ["check_dates", "check_leaf", "check_signer", "leaf_identity"]
 
-MAX_CHAIN = 8
-_MIN_RSA_BITS = 2048
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
 _PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-
-# cryptography's verifier judges signatures, dates, name constraints, CA flags and
-# unknown critical extensions; what SPIFFE adds, and all about the leaf, is above it.
-_CA_POLICY = ExtensionPolicy.permit_all().require_present(
-    x509.BasicConstraints, Criticality.AGNOSTIC, None
-)
-_LEAF_POLICY = ExtensionPolicy.permit_all().require_present(
-    x509.SubjectAlternativeName, Criticality.AGNOSTIC, None
-)
 
 
 def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
@@ -56,9 +31,9 @@ def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
     Raises:
         RuleBrokenError: it names none, several, or a whole trust domain.
 
-    Source: X509-SVID standard, sections 2 and 3.1.
+    Source: X509-SVID standard, sections 2, 3.1 and 5.2.
     """
-    uris = _uris(_extensions(leaf))
+    uris = _Extensions(leaf).uris
     if not uris:
         raise RuleBrokenError("no_uri", "it names no SPIFFE ID (no URI in its SAN)")
     if len(uris) > 1:
@@ -75,17 +50,21 @@ def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
 def check_leaf(leaf: x509.Certificate) -> None:
     """Refuse a *leaf* that may do more or less than prove one workload.
 
-    Source: X509-SVID standard, sections 4.1, 4.3 and 4.4; RFC 5280, section 4.2.1.6.
+    Source: X509-SVID standard, sections 3.1, 4.1, 4.3, 4.4 and 5.2; RFC 5280,
+    section 4.2.1.6.
     """
     _check_signature_form(leaf)
-    extensions = _extensions(leaf)
-    names = _extension(extensions, x509.SubjectAlternativeName)
+    extensions = _Extensions(leaf)
+    names = extensions.get(x509.SubjectAlternativeName)
     if names and not names.critical and not leaf.subject.rdns:
         text = "its subject is empty, but its SAN is not critical"
         raise RuleBrokenError("san_not_critical", text)
     _check_leaf_use(extensions)
     _check_purpose(extensions)
-    _check_key(leaf)
+    if fault := key_fault(leaf):
+        raise RuleBrokenError("unsupported_key", fault)
+    if fault := signature_fault(leaf):
+        raise RuleBrokenError("weak_signature", fault)
 
 
 def check_dates(leaf: x509.Certificate, now: datetime) -> None:
@@ -103,55 +82,54 @@ def check_signer(
 ) -> None:
     """Refuse a *signer* that may not sign identities of *trust_domain*.
 
-    A root is trusted because it is in the bundle, so it may lack the key usage.
+    A *root* is trusted because it is in the bundle: it may lack the key usage, and
+    its signature proves nothing.
 
     Source: X509-SVID standard, sections 3.2, 4.1 and 4.3.
     """
     _check_signature_form(signer)
-    extensions = _extensions(signer)
-    basic = _extension(extensions, x509.BasicConstraints)
+    extensions = _Extensions(signer)
+    basic = extensions.get(x509.BasicConstraints)
     if basic is None or not basic.value.ca:
         raise RuleBrokenError("signer_not_ca", f"{_subject(signer)} is not a CA")
-    usage = _extension(extensions, x509.KeyUsage)
+    usage = extensions.get(x509.KeyUsage)
     if usage.value.key_cert_sign is False if usage else not root:
         text = f"{_subject(signer)} may not sign certificates (keyCertSign is not set)"
         raise RuleBrokenError("signer_no_cert_sign", text)
-    for uri in _uris(extensions):
-        if uri != f"spiffe://{trust_domain}":
-            text = (
-                f"{_subject(signer)} signs for {uri}, not for spiffe://{trust_domain}"
-            )
-            raise RuleBrokenError("signer_other_domain", text)
+    if usage and not usage.critical and not root:
+        text = f"the key usage of {_subject(signer)} is not critical"
+        raise RuleBrokenError("signer_key_usage_not_critical", text)
+    _check_signer_names(signer, extensions.uris, trust_domain)
+    if fault := key_fault(signer):
+        text = f"{_subject(signer)}: {fault}"
+        raise RuleBrokenError("signer_unsupported_key", text)
+    if not root and (fault := signature_fault(signer)):
+        text = f"{_subject(signer)}: {fault}"
+        raise RuleBrokenError("signer_weak_signature", text)
 
 
-def verified_chain(
-    leaf: x509.Certificate,
-    intermediates: Sequence[x509.Certificate],
-    store: Store | None,
-    now: datetime,
-) -> list[x509.Certificate]:
-    """Return a chain from *leaf* to a root of *store*, both included.
+def _check_signer_names(
+    signer: x509.Certificate, uris: list[str], trust_domain: str
+) -> None:
+    """Refuse a signer with an identity other than that of *trust_domain* itself.
 
-    Raises:
-        RuleBrokenError: there is none at *now*. An empty store trusts nobody.
-
-    Source: RFC 5280, section 6.
+    Stricter than the standard, which lets one domain's authority sign for another.
     """
-    if store is None:
-        raise RuleBrokenError("untrusted_chain", "its trust bundle is empty")
-    verifier = (
-        PolicyBuilder()
-        .store(store)
-        .time(now)
-        .max_chain_depth(MAX_CHAIN)
-        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY)
-        .build_client_verifier()
-    )
-    try:
-        return verifier.verify(leaf, list(intermediates)).chain
-    except VerificationError as error:
-        text = f"it does not chain to its trust bundle ({error})"
-        raise RuleBrokenError("untrusted_chain", text) from error
+    if len(uris) > 1:
+        text = f"{_subject(signer)} holds {len(uris)} URIs, not one at most"
+        raise RuleBrokenError("signer_several_uris", text)
+    for uri in uris:
+        try:
+            identity = SpiffeID.parse(uri)
+        except InvalidSpiffeIDError as error:
+            text = f"{_subject(signer)}: {error}"
+            raise RuleBrokenError("signer_not_spiffe", text) from error
+        if identity.path:
+            text = f"{_subject(signer)} is {identity}, a workload, which may not sign"
+            raise RuleBrokenError("signer_has_path", text)
+        if identity.trust_domain != trust_domain:
+            text = f"{_subject(signer)} signs for {uri}, not spiffe://{trust_domain}"
+            raise RuleBrokenError("signer_other_domain", text)
 
 
 def _check_signature_form(certificate: x509.Certificate) -> None:
@@ -167,11 +145,11 @@ def _check_signature_form(certificate: x509.Certificate) -> None:
         raise RuleBrokenError("malformed_certificate", text)
 
 
-def _check_leaf_use(extensions: x509.Extensions) -> None:
-    basic = _extension(extensions, x509.BasicConstraints)
+def _check_leaf_use(extensions: _Extensions) -> None:
+    basic = extensions.get(x509.BasicConstraints)
     if basic and basic.value.ca:
         raise RuleBrokenError("ca_leaf", "its leaf is a CA")
-    usage = _extension(extensions, x509.KeyUsage)
+    usage = extensions.get(x509.KeyUsage)
     if usage is None:
         raise RuleBrokenError("no_key_usage", "its leaf has no key usage")
     if usage.value.key_cert_sign:
@@ -184,54 +162,39 @@ def _check_leaf_use(extensions: x509.Extensions) -> None:
         raise RuleBrokenError("no_digital_signature", "its key may not sign handshakes")
 
 
-def _check_purpose(extensions: x509.Extensions) -> None:
-    purposes = _extension(extensions, x509.ExtendedKeyUsage)
+def _check_purpose(extensions: _Extensions) -> None:
+    purposes = extensions.get(x509.ExtendedKeyUsage)
     if purposes and not all(each in purposes.value for each in _PURPOSES):
         text = "its extended key usage is not for both servers and clients"
         raise RuleBrokenError("wrong_purpose", text)
 
 
-def _check_key(leaf: x509.Certificate) -> None:
-    try:
-        key = leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise RuleBrokenError("unsupported_key", f"its key is odd ({error})") from error
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
-        return
-    text = "its key is neither ECDSA (P-256, P-384, P-521) nor RSA of 2048 bits or more"
-    raise RuleBrokenError("unsupported_key", text)
+class _Extensions:
+    """What a certificate says beside its key and dates, by kind."""
 
+    def __init__(self, certificate: x509.Certificate) -> None:
+        try:
+            found = certificate.extensions
+        except (
+            ValueError,
+            x509.DuplicateExtension,
+            x509.UnsupportedGeneralNameType,
+        ) as error:
+            text = f"its extensions cannot be read ({error})"
+            raise RuleBrokenError("malformed_certificate", text) from error
+        # By type, since the library's own look-up costs as much as all the rules
+        self._found: dict[type, Any] = {type(each.value): each for each in found}
 
-def _extensions(certificate: x509.Certificate) -> x509.Extensions:
-    try:
-        return certificate.extensions
-    except (
-        ValueError,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
-        text = f"its extensions cannot be read ({error})"
-        raise RuleBrokenError("malformed_certificate", text) from error
+    def get(self, kind: type[_T]) -> x509.Extension[_T] | None:
+        """Return the extension of that *kind*, if there is one."""
+        return self._found.get(kind)
 
-
-_T = TypeVar("_T", bound=x509.ExtensionType)
-
-
-def _extension(
-    extensions: x509.Extensions, kind: type[_T]
-) -> x509.Extension[_T] | None:
-    try:
-        return extensions.get_extension_for_class(kind)
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _uris(extensions: x509.Extensions) -> list[str]:
-    names = _extension(extensions, x509.SubjectAlternativeName)
-    kind = x509.UniformResourceIdentifier
-    return names.value.get_values_for_type(kind) if names else []
+    @property
+    def uris(self) -> list[str]:
+        """The URIs among the names."""
+        names = self.get(x509.SubjectAlternativeName)
+        kind = x509.UniformResourceIdentifier
+        return names.value.get_values_for_type(kind) if names else []
 
 
 def _subject(certificate: x509.Certificate) -> str:

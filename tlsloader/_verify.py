@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from tlsloader._chain import MAX_CHAIN
 from tlsloader._errors import PeerRefusedError, RuleBrokenError
 from tlsloader._rules import (
-    MAX_CHAIN,
     check_dates,
     check_leaf,
     check_signer,
     leaf_identity,
-    verified_chain,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +69,8 @@ def verify_peer(
     """
     if not chain:
         raise PeerRefusedError("no_certificate", "the peer showed no certificate")
-    leaf, *signers = _parsed(chain)
+    certificates = _parsed(chain)
+    leaf, *signers = certificates
     claimed: SpiffeID | None = None
     try:
         claimed = leaf_identity(leaf)
@@ -79,7 +79,7 @@ def verify_peer(
         check_dates(leaf, now)
         for signer in signers:
             check_signer(signer, claimed.trust_domain)
-        verified = verified_chain(leaf, signers, bundle.store, now)
+        verified = bundle.anchors.path(certificates, now)
     except RuleBrokenError as error:
         whom = f"the peer that claims to be {claimed}" if claimed else "the peer"
         text = f"{whom} is refused: {error}"

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -223,7 +223,7 @@ def test_refuses_an_encrypted_key(form: PrivateFormat) -> None:
         ({"uris": ("spiffe://cluster.local",)}, "no_path"),
         ({"uris": (ROUTER, ROUTER + "2")}, "several_uris"),
         ({"uris": ("https://example.org/",)}, "not_spiffe"),
-        ({"key": ed25519.Ed25519PrivateKey.generate()}, "unsupported_key"),
+        ({"key": ec.generate_private_key(ec.SECP256K1())}, "unsupported_key"),
     ],
 )
 def test_refuses_an_svid_that_no_peer_would_admit(
