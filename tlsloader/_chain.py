@@ -94,7 +94,7 @@ class Anchors:
             RuleBrokenError: there is none at *now*. Without roots nobody is trusted.
         """
         if self._plain is None:
-            raise RuleBrokenError("untrusted_chain", "its trust bundle is empty")
+            raise RuleBrokenError("empty_bundle", "its trust bundle is empty")
         try:
             return _plain_path(self._plain, chain, now)
         except VerificationError:

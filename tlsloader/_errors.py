@@ -39,24 +39,26 @@ class TLSLoaderError(Exception):
 
 
 class InvalidSpiffeIDError(TLSLoaderError, ValueError):
-    """The text is not a SPIFFE ID; *reason* says why.
+    """The text is not a SPIFFE ID; *fault* says in words what *reason* means.
 
     Source: SPIFFE-ID standard, section 2.
     """
 
-    def __init__(self, text: str, reason: str) -> None:
-        super().__init__(f"{_shortened(text)} is not a SPIFFE ID: {reason}")
+    def __init__(self, text: str, reason: str, fault: str) -> None:
+        super().__init__(f"{_shortened(text)} is not a SPIFFE ID: {fault}")
         self.text = text
         self.reason = reason
+        self.fault = fault
 
 
 class InvalidMatcherError(TLSLoaderError, ValueError):
-    """The text is not a rule about SPIFFE IDs; *reason* says why."""
+    """The text is not a rule about SPIFFE IDs; *fault* says what *reason* means."""
 
-    def __init__(self, text: str, reason: str) -> None:
-        super().__init__(f"{_shortened(text)} admits nobody: {reason}")
+    def __init__(self, text: str, reason: str, fault: str) -> None:
+        super().__init__(f"{_shortened(text)} admits nobody: {fault}")
         self.text = text
         self.reason = reason
+        self.fault = fault
 
 
 class MaterialError(TLSLoaderError):

@@ -70,12 +70,12 @@ def parse_matcher(text: str) -> Matcher:
     try:
         identity = SpiffeID.parse(text.removesuffix("/"))
     except InvalidSpiffeIDError as error:
-        raise InvalidMatcherError(text, error.reason) from error
+        raise InvalidMatcherError(text, error.reason, error.fault) from error
     if text.endswith("/"):
         return _Below(identity.trust_domain, f"{identity.path}/")
     if not identity.path:
         hint = f"an identity has a path; {text}/ means the whole trust domain"
-        raise InvalidMatcherError(text, hint)
+        raise InvalidMatcherError(text, "no_path", hint)
     return _Exactly(identity)
 
 

@@ -31,7 +31,7 @@ _BLOCK = re.compile(
     rb"[^-]*(?:-(?!----)[^-]*)*"  # old encrypted keys have headers with dashes
     rb"-----END (?P=label)-----"
 )
-_BEGIN = b"-----BEGIN "
+_MARKS = (b"-----BEGIN ", b"-----END ")
 _KEYS = frozenset({b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY"})
 _KEY_PARAMETERS = b"EC PARAMETERS"  # openssl writes these before an EC key
 _CERTIFICATE = b"CERTIFICATE"
@@ -112,8 +112,8 @@ def _blocks(
         text = f"{name} is empty; it may be half written: write it anew"
         raise MaterialError("empty_file", text)
     blocks = [(match["label"], match[0]) for match in _BLOCK.finditer(data)]
-    if len(blocks) != data.count(_BEGIN):
-        text = f"{name} ends inside a PEM block; it may be half written: write it anew"
+    if any(data.count(mark) != len(blocks) for mark in _MARKS):
+        text = f"{name} has a torn PEM block; it may be half written: write it anew"
         raise MaterialError("half_written", text)
     if not blocks:
         text = f"{name} is not PEM text; convert it with `openssl x509` or `pkey`"

@@ -81,7 +81,7 @@ class BundlePaths:
             domain = parse_trust_domain(path.name.removesuffix(_SUFFIX))
             fault = "" if path.suffix == _SUFFIX else f"it does not end in {_SUFFIX}"
         except InvalidSpiffeIDError as error:
-            fault = error.reason
+            fault = error.fault
         if fault:
             text = (
                 f"{path} belongs to no trust domain ({fault}); "

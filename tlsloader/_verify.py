@@ -144,5 +144,5 @@ def _bundle_for(
         raise RuleBrokenError("unknown_trust_domain", text)
     if domain not in bundles:
         text = f"there is no bundle of the trust domain {domain}"
-        raise RuleBrokenError("unknown_trust_domain", text)
+        raise RuleBrokenError("no_bundle", text)
     return bundles[domain]

@@ -46,28 +46,29 @@ def test_is_written_as_it_is_read(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        "",
-        "/",
-        "*",
-        "spiffe://",
-        "spiffe:///",
-        "spiffe://*/user/",
-        "spiffe://td/user/*",
-        "spiffe://td//",
-        "spiffe://td/user//",
-        "spiffe://td/../",
-        "spiffe://TD/",
-        "td",
-        "spiffe://td/user/\n",
+        ("", "empty_id"),
+        ("/", "empty_id"),
+        ("*", "not_spiffe_scheme"),
+        ("td", "not_spiffe_scheme"),
+        ("spiffe://", "not_spiffe_scheme"),
+        ("spiffe:///", "no_trust_domain"),
+        ("spiffe://*/user/", "bad_trust_domain"),
+        ("spiffe://TD/", "bad_trust_domain"),
+        ("spiffe://td/user/*", "bad_path"),
+        ("spiffe://td/user/\n", "bad_path"),
+        ("spiffe://td//", "trailing_slash"),
+        ("spiffe://td/user//", "trailing_slash"),
+        ("spiffe://td/../", "dot_segment"),
+        ("spiffe://td", "no_path"),
     ],
 )
-def test_refuses_what_is_no_rule(text: str) -> None:
+def test_refuses_what_is_no_rule(text: str, reason: str) -> None:
     """A mistyped rule is an error, not a rule that admits nobody or everybody."""
     with pytest.raises(InvalidMatcherError) as caught:
         parse_matcher(text)
-    assert caught.value.text == text
+    assert (caught.value.text, caught.value.reason) == (text, reason)
 
 
 def test_a_bare_domain_is_not_a_rule() -> None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.forge import Forge, Svid
+from tests.forge import Forge, Svid, Way
 from tlsloader import (
     BundlePaths,
     Material,
@@ -256,6 +257,49 @@ def test_a_torn_end_spoils_what_is_whole_before_it() -> None:
     second = Forge("cluster.local", FORGE.now).bundle
     assert fault(bundle=FORGE.bundle + second[:-40]).reason == "half_written"
     assert fault(chain=SVID.chain + second[:40]).reason == "half_written"
+
+
+def test_a_torn_start_spoils_what_is_whole_after_it() -> None:
+    """Half a block is no remark between blocks: a root less would go unnoticed."""
+    second = Forge("cluster.local", FORGE.now).bundle
+    for cut in (1, 5, 40):
+        assert fault(bundle=second[cut:] + FORGE.bundle).reason == "half_written"
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"ca": False}, "signer_not_ca"),
+        ({"usages": ("crl_sign",)}, "signer_no_cert_sign"),
+        ({"uris": ("spiffe://evil.test",)}, "signer_other_domain"),
+        ({"uris": ("spiffe://cluster.local/ca",)}, "signer_has_path"),
+        ({"uris": ("spiffe://cluster.local/",)}, "signer_not_spiffe"),
+        ({"uris": ("spiffe://cluster.local",) * 2}, "signer_several_uris"),
+        ({"key": ec.generate_private_key(ec.SECP256K1())}, "signer_unsupported_key"),
+    ],
+)
+def test_refuses_a_root_that_may_not_sign(faults: dict[str, Any], reason: str) -> None:
+    """What is in a bundle by mistake is told, beside good roots too."""
+    odd = FORGE.signer(subject="odd", **faults)
+    assert fault(bundle=FORGE.bundle + odd.pem).reason == f"bundle_{reason}"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"usages": None},
+        {"usage_critical": False},
+        {"way": Way(hashes.SHA224())},
+        {"uris": ("spiffe://cluster.local",)},
+    ],
+    ids=["no usage", "usage not critical", "weakly signed by itself", "an SVID"],
+)
+def test_a_root_is_trusted_because_it_is_there(faults: dict[str, Any]) -> None:
+    """What a root says about its own signature or usage is not asked of roots."""
+    root = FORGE.signer(**faults)
+    alone = FORGE.svid(ROUTER, by=[root], digest=hashes.SHA256())
+    svid = Svid(alone.key, alone.certificates[:1])
+    assert parsed(svid, bundle=root.pem).identity == SpiffeID.parse(ROUTER)
 
 
 def test_refuses_a_chain_that_no_peer_would_read() -> None:

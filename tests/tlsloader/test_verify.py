@@ -145,13 +145,13 @@ def test_a_door_judges_only_the_domains_it_admits() -> None:
 def test_a_domain_without_a_bundle_is_unknown() -> None:
     """An admitted domain whose roots we do not have proves nothing."""
     error = refusal(FORGE.svid(ROUTER).ders, bundles={})
-    assert error.reason == "unknown_trust_domain"
+    assert error.reason == "no_bundle"
 
 
 def test_an_empty_bundle_trusts_nobody() -> None:
     """No roots means no trust, never the system's roots."""
     empty = {"cluster.local": TrustBundle("cluster.local", ())}
-    assert refusal(FORGE.svid(ROUTER).ders, bundles=empty).reason == "untrusted_chain"
+    assert refusal(FORGE.svid(ROUTER).ders, bundles=empty).reason == "empty_bundle"
 
 
 def test_an_expired_root_signs_no_more() -> None:
@@ -275,7 +275,7 @@ def test_recheck_sees_a_withdrawn_domain() -> None:
     """Without its domain's bundle a peer is unknown again."""
     with pytest.raises(PeerRefusedError) as caught:
         recheck(proven(), bundles={}, allow=ONLY_ROUTER, now=FORGE.now)
-    assert caught.value.reason == "unknown_trust_domain"
+    assert caught.value.reason == "no_bundle"
 
 
 def test_recheck_follows_a_bundle_that_still_vouches() -> None:
