@@ -111,6 +111,11 @@ def _blocks(
     if not data.strip():
         text = f"{name} is empty; it may be half written: write it anew"
         raise MaterialError("empty_file", text)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        text = f"{name} is no text; convert it with `openssl x509` or `pkey`"
+        raise MaterialError("not_pem", text) from error
     blocks = [(match["label"], match[0]) for match in _BLOCK.finditer(data)]
     if any(data.count(mark) != len(blocks) for mark in _MARKS):
         text = f"{name} has a torn PEM block; it may be half written: write it anew"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -56,7 +57,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
     _check_signature_form(leaf)
     extensions = _Extensions(leaf)
     names = extensions.get(x509.SubjectAlternativeName)
-    if names and not names.critical and not leaf.subject.rdns:
+    if names and not names.critical and not _subject(leaf):
         text = "its subject is empty, but its SAN is not critical"
         raise RuleBrokenError("san_not_critical", text)
     _check_leaf_use(extensions)
@@ -83,7 +84,7 @@ def check_signer(
     """Refuse a *signer* that may not sign identities of *trust_domain*.
 
     A *root* is trusted because it is in the bundle: it may lack the key usage, and
-    its signature proves nothing.
+    its own signature, if it has one, proves only that no byte of it was changed.
 
     Source: X509-SVID standard, sections 3.2, 4.1 and 4.3.
     """
@@ -91,20 +92,22 @@ def check_signer(
     extensions = _Extensions(signer)
     basic = extensions.get(x509.BasicConstraints)
     if basic is None or not basic.value.ca:
-        raise RuleBrokenError("signer_not_ca", f"{_subject(signer)} is not a CA")
+        raise RuleBrokenError("signer_not_ca", f"{_named(signer)} is not a CA")
     usage = extensions.get(x509.KeyUsage)
     if usage.value.key_cert_sign is False if usage else not root:
-        text = f"{_subject(signer)} may not sign certificates (keyCertSign is not set)"
+        text = f"{_named(signer)} may not sign certificates (keyCertSign is not set)"
         raise RuleBrokenError("signer_no_cert_sign", text)
     if usage and not usage.critical and not root:
-        text = f"the key usage of {_subject(signer)} is not critical"
+        text = f"the key usage of {_named(signer)} is not critical"
         raise RuleBrokenError("signer_key_usage_not_critical", text)
     _check_signer_names(signer, extensions.uris, trust_domain)
     if fault := key_fault(signer):
-        text = f"{_subject(signer)}: {fault}"
+        text = f"{_named(signer)}: {fault}"
         raise RuleBrokenError("signer_unsupported_key", text)
-    if not root and (fault := signature_fault(signer)):
-        text = f"{_subject(signer)}: {fault}"
+    if root:
+        _check_own_signature(signer, extensions)
+    elif fault := signature_fault(signer):
+        text = f"{_named(signer)}: {fault}"
         raise RuleBrokenError("signer_weak_signature", text)
 
 
@@ -116,20 +119,38 @@ def _check_signer_names(
     Stricter than the standard, which lets one domain's authority sign for another.
     """
     if len(uris) > 1:
-        text = f"{_subject(signer)} holds {len(uris)} URIs, not one at most"
+        text = f"{_named(signer)} holds {len(uris)} URIs, not one at most"
         raise RuleBrokenError("signer_several_uris", text)
     for uri in uris:
         try:
             identity = SpiffeID.parse(uri)
         except InvalidSpiffeIDError as error:
-            text = f"{_subject(signer)}: {error}"
+            text = f"{_named(signer)}: {error}"
             raise RuleBrokenError("signer_not_spiffe", text) from error
         if identity.path:
-            text = f"{_subject(signer)} is {identity}, a workload, which may not sign"
+            text = f"{_named(signer)} is {identity}, a workload, which may not sign"
             raise RuleBrokenError("signer_has_path", text)
         if identity.trust_domain != trust_domain:
-            text = f"{_subject(signer)} signs for {uri}, not spiffe://{trust_domain}"
+            text = f"{_named(signer)} signs for {uri}, not spiffe://{trust_domain}"
             raise RuleBrokenError("signer_other_domain", text)
+
+
+def _check_own_signature(root: x509.Certificate, extensions: _Extensions) -> None:
+    """Refuse a self-signed *root* of which a byte was changed, by whatever accident."""
+    own = extensions.get(x509.SubjectKeyIdentifier)
+    signer = extensions.get(x509.AuthorityKeyIdentifier)
+    by_itself = own and signer and own.value.digest == signer.value.key_identifier
+    try:
+        if not by_itself and root.issuer != root.subject:
+            return
+        if signature_fault(root) is None:  # older ones cannot be checked any more
+            root.verify_directly_issued_by(root)
+    except InvalidSignature as error:
+        text = f"{_named(root)} is not as it was signed"
+        raise RuleBrokenError("bad_signature", text) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        text = f"its own signature cannot be checked ({error})"
+        raise RuleBrokenError("malformed_certificate", text) from error
 
 
 def _check_signature_form(certificate: x509.Certificate) -> None:
@@ -198,4 +219,12 @@ class _Extensions:
 
 
 def _subject(certificate: x509.Certificate) -> str:
-    return certificate.subject.rfc4514_string() or "a certificate without a subject"
+    try:
+        return certificate.subject.rfc4514_string()
+    except (ValueError, TypeError) as error:
+        text = f"its subject cannot be read ({error})"
+        raise RuleBrokenError("malformed_certificate", text) from error
+
+
+def _named(certificate: x509.Certificate) -> str:
+    return _subject(certificate) or "a certificate without a subject"

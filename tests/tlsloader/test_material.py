@@ -276,11 +276,15 @@ def test_a_torn_start_spoils_what_is_whole_after_it() -> None:
         ({"uris": ("spiffe://cluster.local/",)}, "signer_not_spiffe"),
         ({"uris": ("spiffe://cluster.local",) * 2}, "signer_several_uris"),
         ({"key": ec.generate_private_key(ec.SECP256K1())}, "signer_unsupported_key"),
+        (
+            {"by": FORGE.impostor(FORGE.root), "subject": "cluster.local CA"},
+            "bad_signature",
+        ),
     ],
 )
 def test_refuses_a_root_that_may_not_sign(faults: dict[str, Any], reason: str) -> None:
     """What is in a bundle by mistake is told, beside good roots too."""
-    odd = FORGE.signer(subject="odd", **faults)
+    odd = FORGE.signer(**{"subject": "odd", **faults})
     assert fault(bundle=FORGE.bundle + odd.pem).reason == f"bundle_{reason}"
 
 
