@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from auth._errors import KeysError
-from auth._json import parse_object
+from tlsloader.strict import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from auth._json import decode_base64url, encode_base64url
+from tlsloader.strict import decode_base64url, encode_base64url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jwt
 
 from auth._errors import TokenRefusedError
-from auth._json import decode_base64url, parse_object
+from tlsloader.strict import decode_base64url, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

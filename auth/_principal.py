@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from auth._errors import InvalidPrincipalError
-from auth._json import parse_object
+from tlsloader.strict import parse_object
 
 if TYPE_CHECKING:
     from tlsloader import SpiffeID

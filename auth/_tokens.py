@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from auth._bounded import Bounded
 from auth._errors import TokenRefusedError
-from auth._json import parse_object
 from auth._jws import MAX_BYTES, Jws, sign
 from auth._keys import MAX_LIFE
 from auth._principal import Principal
 from clock import SYSTEM
+from tlsloader.strict import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

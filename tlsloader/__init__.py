@@ -15,6 +15,7 @@ from tlsloader._errors import (
     TLSLoaderError,
 )
 from tlsloader._handed import Handed, HandedSource
+from tlsloader._jwt import JWTSVID, BundleDocument, JWTBundle
 from tlsloader._kept import KeptSource
 from tlsloader._matchers import Allowlist, Matcher, parse_matcher
 from tlsloader._material import Material
@@ -24,8 +25,10 @@ from tlsloader._spiffe import SpiffeID, parse_trust_domain
 from tlsloader._verify import Peer, recheck, verify_peer
 
 __all__ = [
+    "JWTSVID",
     "Acceptor",
     "Allowlist",
+    "BundleDocument",
     "BundlePaths",
     "DialFailedError",
     "Dialer",
@@ -35,6 +38,7 @@ __all__ = [
     "HandedSource",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
+    "JWTBundle",
     "KeptSource",
     "ListenError",
     "Matcher",

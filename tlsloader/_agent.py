@@ -20,15 +20,13 @@ from tlsloader._errors import MaterialError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from spiffe._proto.workload_pb2 import X509SVIDResponse
-
     from clock import Clock
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "messages"]
 
-_METHOD: Final = "/SpiffeWorkloadAPI/FetchX509SVID"
+_SERVICE: Final = "/SpiffeWorkloadAPI"
 _METADATA: Final = (("workload.spiffe.io", "true"),)
-_NOTHING: Final = b""  # an X509SVIDRequest has no fields
+_NOTHING: Final = b""  # the requests of streams have no fields
 # gRPC's own waiting, up to two minutes, and ours: together below a second
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
@@ -49,10 +47,20 @@ _LONGEST_PAUSES: Final = {
 class Agent:
     """What the agent at *endpoint* ``said`` last, and why it is ``lost``, if it is.
 
-    ``ear`` hears each of its answers, every one of which is the full state.
+    It is asked by *method*, whose answers are of the *kind* that the service's
+    definition names. ``ear`` hears each of them; every one is the full state.
     """
 
-    def __init__(self, endpoint: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        clock: Clock,
+        *,
+        method: str = "FetchX509SVID",
+        kind: str = "X509SVIDResponse",
+    ) -> None:
+        self._method = method
+        self._kind = kind
         self.ear = Ear(clock)
         self.said: bytes | None = None
         self.lost: MaterialError | None = None
@@ -60,21 +68,38 @@ class Agent:
         self._target = parse_endpoint(endpoint)
         self._where = f"the SPIFFE agent at {self._target}"
 
-    def answer(self) -> X509SVIDResponse:
-        """Return what it said last, read.
+    def answer(self) -> Any:
+        """Return what it said last, read as a message of our kind.
 
         Raises:
             MaterialError: it has not said anything yet, or no such message.
         """
         if self.said is None:
             raise self.lost or self._silent()
-        answer: X509SVIDResponse
+        return self._read(self.said, self._kind)
+
+    async def ask(self, method: str, request: bytes, kind: str, wait: float) -> Any:
+        """Return its one answer to *request*, a message of that *kind*.
+
+        Raises:
+            MaterialError: there is none within *wait* seconds.
+        """
+        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+            fetch: Any = channel.unary_unary(f"{_SERVICE}/{method}")
+            try:
+                said = await fetch(request, metadata=_METADATA, timeout=wait)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise self._silent() from None
+                raise self._loss(error.code(), error.details() or "") from None
+        return self._read(said, kind)
+
+    def _read(self, said: bytes, kind: str) -> Any:
         try:
-            answer = _messages().X509SVIDResponse.FromString(self.said)
+            return getattr(messages(), kind).FromString(said)
         except DecodeError as error:
-            text = f"{self._where} said what is no X509SVIDResponse ({error})"
+            text = f"{self._where} said what is no {kind} ({error})"
             raise MaterialError("bad_answer", text) from error
-        return answer
 
     @asynccontextmanager
     async def asked(
@@ -106,7 +131,7 @@ class Agent:
         seconds_left: Callable[[], float],
     ) -> NoReturn:
         async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
-            fetch: Any = channel.unary_stream(_METHOD)
+            fetch: Any = channel.unary_stream(f"{_SERVICE}/{self._method}")
             pause = _FIRST_PAUSE
             while True:
                 call = fetch(_NOTHING, metadata=_METADATA)
@@ -163,7 +188,8 @@ class Agent:
         return MaterialError("agent_failed", f"{where} failed: {code.name} {text}")
 
 
-def _messages() -> Any:
+def messages() -> Any:
+    """Return the messages of the Workload API."""
     # Only here: its package takes a while, and brings much that nobody asked for
     from spiffe._proto import workload_pb2  # noqa: PLC0415
 

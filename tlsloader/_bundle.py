@@ -1,6 +1,6 @@
 """Trust bundles: the roots of each trust domain, kept apart from all others.
 
-Source: SPIFFE Trust Domain and Bundle, sections 4 and 5.
+Source: SPIFFE Trust Domain and Bundle, sections 3 to 5.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tlsloader._chain import Anchors
 from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._files import Text
+from tlsloader._jwks import looks_like_one, parse_document
 from tlsloader._pem import read_certificates, write_certificates
 from tlsloader._rules import check_signer
 
@@ -48,24 +49,26 @@ class TrustBundle:
         object.__setattr__(self, "anchors", Anchors(list(ders.values())))
 
     @classmethod
-    def parse(cls, trust_domain: str, pem: bytes, *, name: str = "the bundle") -> Self:
-        """Return the bundle of *trust_domain* that the PEM text *pem* holds.
+    def parse(cls, trust_domain: str, text: bytes, *, name: str = "the bundle") -> Self:
+        """Return the bundle of *trust_domain* that *text* holds.
+
+        That is PEM, or a SPIFFE bundle document, of which the roots are taken.
 
         Raises:
             MaterialError: the text is broken, or a certificate in it may not
                 sign identities of *trust_domain*; *name* is what to call it.
         """
-        roots = read_certificates(pem, name)
+        roots = _roots(text, name)
         try:
             for root in roots:
                 check_signer(root, trust_domain, root=True)
             return cls(trust_domain, tuple(roots))
         except RuleBrokenError as error:
-            text = (
+            fault = (
                 f"{name} is no trust bundle of {trust_domain}: {error}; "
                 "give each trust domain its own file of roots (--trust-bundle)"
             )
-            raise MaterialError(f"bundle_{error.reason}", text) from error
+            raise MaterialError(f"bundle_{error.reason}", fault) from error
 
     @property
     def short_fingerprint(self) -> str:
@@ -76,6 +79,12 @@ class TrustBundle:
     def pem(self) -> bytes:
         """The roots as PEM text."""
         return write_certificates(self.certificates)
+
+
+def _roots(text: bytes, name: str) -> Sequence[x509.Certificate]:
+    if looks_like_one(text):
+        return parse_document(text, name).roots
+    return read_certificates(text, name)
 
 
 def own_bundle(files: Snapshot, own: str) -> tuple[Text, Mapping[str, Found]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tlsloader._snapshot import Found
 
-__all__ = ["pick", "snapshot"]
+__all__ = ["domain_of", "pick", "snapshot"]
 
 
 def pick(
@@ -71,7 +71,7 @@ def _federated(federated: Mapping[str, bytes]) -> Iterator[tuple[str, Found | No
     for text, der in federated.items():
         name = f"the federated bundle of {text}"
         try:
-            domain = _domain(text)
+            domain = domain_of(text)
         except MaterialError as error:
             yield name, error
             continue
@@ -81,12 +81,17 @@ def _federated(federated: Mapping[str, bytes]) -> Iterator[tuple[str, Found | No
             yield domain, error
 
 
-def _domain(text: str) -> str:
+def domain_of(text: str) -> str:
+    """Return the trust domain that an agent names *text*.
+
+    Raises:
+        MaterialError: *text* names none.
+    """
     try:
         domain = SpiffeID.parse(text)
     except InvalidSpiffeIDError as error:
         raise MaterialError("bad_federated_domain", str(error)) from error
     if domain.path:
-        fault = f"a federated bundle is of {domain}, which is no trust domain"
+        fault = f"a bundle is of {domain}, which is no trust domain"
         raise MaterialError("bad_federated_domain", fault)
     return domain.trust_domain

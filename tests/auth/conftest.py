@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from auth import KeySet, Principal, PublicKeys, Signer, SigningKeys, Verifier
-from auth._json import encode_base64url
 from tests.fakes import FakeClock
+from tlsloader.strict import encode_base64url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,10 +24,10 @@ from auth import (
     Verifier,
     bearer,
 )
-from auth._json import encode_base64url, parse_object
 from auth._jwk import PrivateKey
 from auth._jws import Jws
 from tests.auth.conftest import ALICE, SANDBOX, SESSION, encoded
+from tlsloader.strict import encode_base64url, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from spiffe._proto import workload_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from tests.forge import Forge, Svid
@@ -44,8 +44,9 @@ def roots(*forges: Forge) -> bytes:
     return b"".join(each.root.certificate.public_bytes(Encoding.DER) for each in forges)
 
 
-def _written(answer: workload_pb2.X509SVIDResponse | bytes) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+def _written(answer: Any) -> bytes:
+    raw: bytes = answer if isinstance(answer, bytes) else answer.SerializeToString()
+    return raw
 
 
 class Agent:
@@ -54,7 +55,11 @@ class Agent:
     def __init__(self, socket: Path) -> None:
         self.endpoint = f"unix://{socket}"
         self.asked = 0
-        self._answer: workload_pb2.X509SVIDResponse | bytes | None = None
+        self.minted = 0
+        self.may_mint = asyncio.Event()
+        self.may_mint.set()
+        self.mint: Callable[[Any], Any] = lambda _: workload_pb2.JWTSVIDResponse()
+        self._answer: Any = None
         self._code: grpc.StatusCode | None = grpc.StatusCode.PERMISSION_DENIED
         self._version = 0
         self._changed = asyncio.Condition()
@@ -67,6 +72,11 @@ class Agent:
         self._answer = workload_pb2.X509SVIDResponse(
             svids=svids, federated_bundles=federated or {}
         )
+        await self._change(None)
+
+    async def publish(self, bundles: Mapping[str, bytes]) -> None:
+        """Say which keys judge JWT-SVIDs, by trust domain."""
+        self._answer = workload_pb2.JWTBundlesResponse(bundles=bundles)
         await self._change(None)
 
     async def end(self, code: grpc.StatusCode) -> None:
@@ -108,21 +118,34 @@ class Agent:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._version != version)  # noqa: B023
 
+    async def fetch_token(self, request: Any, context: Any) -> Any:
+        self.minted += 1
+        if ("workload.spiffe.io", "true") not in context.invocation_metadata():
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no header")
+        if self._code is not None:
+            await context.abort(self._code, "no identity issued")
+        await self.may_mint.wait()
+        return self.mint(request)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Listen while the block runs; may be entered again."""
-        handler = grpc.unary_stream_rpc_method_handler(
-            self.fetch,
-            request_deserializer=workload_pb2.X509SVIDRequest.FromString,
+        stream: Any = grpc.unary_stream_rpc_method_handler(
+            self.fetch, response_serializer=_written
+        )
+        tokens = grpc.unary_unary_rpc_method_handler(
+            self.fetch_token,
+            request_deserializer=workload_pb2.JWTSVIDRequest.FromString,
             response_serializer=_written,
         )
+        methods = {
+            "FetchX509SVID": stream,
+            "FetchJWTBundles": stream,
+            "FetchJWTSVID": tokens,
+        }
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    "SpiffeWorkloadAPI", {"FetchX509SVID": handler}
-                ),
-            )
+            (grpc.method_handlers_generic_handler("SpiffeWorkloadAPI", methods),)
         )
         server.add_insecure_port(f"unix:{self.endpoint.removeprefix('unix://')}")
         await server.start()

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cryptography import x509
+
     from tests.forge import Signer
 
-__all__ = ["Reading", "mangled", "parsed", "resigned", "written"]
+__all__ = ["Reading", "mangled", "meaning", "parsed", "resigned", "written"]
 
 _CONSTRUCTED = 0x20
 _OCTETS = 0x04
@@ -122,6 +124,12 @@ def _places(node: Node) -> Iterator[tuple[list[Node], int]]:
         for index, child in enumerate(node[1]):
             yield node[1], index
             yield from _places(child)
+
+
+def meaning(root: x509.Certificate) -> tuple[object, ...]:
+    """Return all of *root* that counts; nobody asks an anchor who signed it."""
+    span = root.not_valid_before_utc, root.not_valid_after_utc
+    return root.subject, root.public_key(), span, list(root.extensions)
 
 
 class Reading(NamedTuple):

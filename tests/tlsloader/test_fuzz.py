@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -13,7 +12,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.forge import Forge, Svid
-from tests.tlsloader.der import Reading, mangled, resigned
+from tests.tlsloader.der import Reading, mangled, meaning, resigned
 from tlsloader import (
     Allowlist,
     InvalidMatcherError,
@@ -28,9 +27,6 @@ from tlsloader import (
     verify_peer,
 )
 from tlsloader._pem import read_key, write_certificates
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 # What a library says about odd input beside refusing it
 pytestmark = [
@@ -124,12 +120,6 @@ def test_a_mangled_file_is_refused_or_the_same(part: str, data: st.DataObject) -
     else:
         event("taken")
         assert (found.key, found.chain) == (SVID.key, SVID.chain)
-
-
-def meaning(root: x509.Certificate) -> tuple[object, ...]:
-    """Return all of *root* that counts; nobody asks an anchor who signed it."""
-    span = root.not_valid_before_utc, root.not_valid_after_utc
-    return root.subject, root.public_key(), span, list(root.extensions)
 
 
 @given(mangled(BUNDLE, accidents=1))

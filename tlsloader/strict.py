@@ -1,4 +1,4 @@
-"""JSON without the liberties that let two readers understand two things.
+"""JSON and base64url without the liberties that let two readers read two things.
 
 Source: RFC 8725, sections 2.4 and 3; RFC 8259, section 4.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 __all__ = ["decode_base64url", "encode_base64url", "parse_object"]
 
-_MAX_DEPTH = 4
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
+_MAX_DEPTH: Final = 4
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 
 
-def parse_object(raw: bytes, limit: int) -> dict[str, Any]:
+def parse_object(raw: bytes, limit: int, *, depth: int = _MAX_DEPTH) -> dict[str, Any]:
     """Return the JSON object in *raw*, of at most *limit* bytes.
 
     Refused: a key that stands twice, floats, NaN and infinities, invalid UTF-8, a
-    byte order mark, nesting deeper than four.
+    byte order mark, nesting deeper than *depth*.
 
     Raises:
         ValueError: says which; it never quotes the text.
@@ -42,7 +42,7 @@ def parse_object(raw: bytes, limit: int) -> dict[str, Any]:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - one kind for callers
-    _check_depth(value, _MAX_DEPTH)
+    _check_depth(value, depth)
     return value
 
 
