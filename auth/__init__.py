@@ -17,6 +17,12 @@ PicoD::
     public = await PublicKeys.load(path)                          # job: public.follow()
     verifier = Verifier(public, audience=sandbox_id)
     claims = verifier.verify(bearer(context.invocation_metadata()), session_id=bound)
+
+Whoever is to take JWT-SVIDs::
+
+    bundles = await JWTBundleSource.load(endpoint)               # job: bundles.follow()
+    verifier = JWTSVIDVerifier(bundles, audience=own_id)
+    peer_id = verifier.verify(bearer(context.invocation_metadata())).identity
 """
 
 from auth._errors import (
@@ -30,6 +36,7 @@ from auth._keys import MAX_LIFE, SigningKeys
 from auth._policy import Allow, Decision, Deny, Policy
 from auth._principal import PRINCIPAL_METADATA, Principal
 from auth._public import KeySet, PublicKeys
+from auth._svids import JWTBundles, JWTSVIDVerifier, VerifiedSVID
 from auth._tokens import ISSUER, Claims, Signer, Verifier, bearer
 
 __all__ = [
@@ -43,6 +50,8 @@ __all__ = [
     "Denied",
     "Deny",
     "InvalidPrincipalError",
+    "JWTBundles",
+    "JWTSVIDVerifier",
     "KeySet",
     "KeysError",
     "Policy",
@@ -51,6 +60,7 @@ __all__ = [
     "Signer",
     "SigningKeys",
     "TokenRefusedError",
+    "VerifiedSVID",
     "Verifier",
     "bearer",
 ]

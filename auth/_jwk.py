@@ -21,9 +21,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from tlsloader.strict import decode_base64url, encode_base64url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Algorithm", "PrivateKey", "PublicKey", "thumbprint"]
+__all__ = [
+    "Algorithm",
+    "PrivateKey",
+    "PublicKey",
+    "check_purpose",
+    "part",
+    "thumbprint",
+]
 
 Algorithm = Literal["ES256", "EdDSA"]
 _BYTES = 32
@@ -53,8 +60,13 @@ class PublicKey:
         algorithm = _kind_of(jwk)
         if "d" in jwk:
             raise ValueError("a private key among public ones")
-        _check_purpose(jwk, "verify")
+        check_purpose(jwk, "verify")
         return cls(_kid_of(jwk), algorithm, _public(jwk, algorithm))
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """The one algorithm, as `Jws` asks for it."""
+        return frozenset((self.algorithm,))
 
     def dump(self) -> dict[str, str]:
         """Return the JWK that `parse` reads."""
@@ -94,11 +106,11 @@ class PrivateKey:
             ValueError: as `PublicKey.parse`, or there is no private half.
         """
         algorithm = _kind_of(jwk)
-        _check_purpose(jwk, "sign")
+        check_purpose(jwk, "sign")
         published = jwk.get("published", 0)
         if type(published) is not int or published < 0:
             raise ValueError("published is not a time")
-        secret = _part(jwk, "d")
+        secret = part(jwk, "d")
         key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey = (
             ec.derive_private_key(int.from_bytes(secret), ec.SECP256R1())
             if algorithm == "ES256"
@@ -138,8 +150,17 @@ def _kind_of(jwk: Mapping[str, Any]) -> Algorithm:
     return algorithm
 
 
-def _check_purpose(jwk: Mapping[str, Any], operation: str) -> None:
-    if jwk.get("use", "sig") != "sig":
+def check_purpose(
+    jwk: Mapping[str, Any], operation: str, *, uses: Sequence[str] = ("sig",)
+) -> None:
+    """Refuse a key that says it is for something else.
+
+    Raises:
+        ValueError: it is for none of *uses*, or not for that *operation*.
+
+    Source: RFC 7517, sections 4.2 and 4.3.
+    """
+    if jwk.get("use", "sig") not in uses:
         raise ValueError("the key is not meant for signatures")
     operations = jwk.get("key_ops", [operation])
     if not isinstance(operations, list) or operation not in operations:
@@ -153,24 +174,29 @@ def _kid_of(jwk: Mapping[str, Any]) -> str:
     return kid
 
 
-def _part(jwk: Mapping[str, Any], name: str) -> bytes:
+def part(jwk: Mapping[str, Any], name: str, size: int | None = _BYTES) -> bytes:
+    """Return the bytes of the member *name*, *size* of them.
+
+    Raises:
+        ValueError: it is missing, or not such bytes in base64url.
+    """
     text = jwk.get(name)
     if not isinstance(text, str):
         raise ValueError(f"{name} is missing")  # noqa: TRY004
     raw = decode_base64url(text)
-    if len(raw) != _BYTES:
-        raise ValueError(f"{name} is not {_BYTES} bytes long")
+    if size is not None and len(raw) != size:
+        raise ValueError(f"{name} is not {size} bytes long")
     return raw
 
 
 def _public(
     jwk: Mapping[str, Any], algorithm: Algorithm
 ) -> ec.EllipticCurvePublicKey | Ed25519PublicKey:
-    x = _part(jwk, "x")
+    x = part(jwk, "x")
     if algorithm == "EdDSA":
         return Ed25519PublicKey.from_public_bytes(x)
     numbers = ec.EllipticCurvePublicNumbers(
-        int.from_bytes(x), int.from_bytes(_part(jwk, "y")), ec.SECP256R1()
+        int.from_bytes(x), int.from_bytes(part(jwk, "y")), ec.SECP256R1()
     )
     return numbers.public_key()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import jwt
 
@@ -14,15 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from auth._jwk import PrivateKey, PublicKey
+    from auth._jwk import PrivateKey
 
-__all__ = ["MAX_BYTES", "Jws", "sign"]
+__all__ = ["MAX_BYTES", "Jws", "Proving", "sign"]
 
 MAX_BYTES: Final = 8192
 _EXTENSIONS: Final = frozenset(("b64", "crit", "jku", "jwk", "x5c", "x5u", "zip"))
+_RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _ENGINES: Final[Mapping[str, jwt.PyJWS]] = {
-    name: jwt.PyJWS(algorithms=[name]) for name in ("ES256", "EdDSA")
+    name: jwt.PyJWS(algorithms=[name])
+    for name in ("ES256", "ES384", "ES512", "EdDSA", *_RSA)
 }
+
+
+class Proving(Protocol):
+    """A public key and the algorithms that it may be used with."""
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """Set by the kind of the key, never by a token."""
+
+    @property
+    def key(self) -> Any:
+        """The key itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +70,18 @@ class Jws:
             raise TokenRefusedError("strange_header", text)
         return cls(text, header, payload)
 
-    def payload_proven_by(self, key: PublicKey) -> bytes:
-        """Return the payload if *key* signed it, by the algorithm of the key.
+    def payload_proven_by(self, key: Proving) -> bytes:
+        """Return the payload if *key* signed it, by an algorithm of the key.
 
         Raises:
             TokenRefusedError: it did not.
         """
-        if self.header.get("alg") != key.algorithm:
+        algorithm = self.header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in key.algorithms:
             text = "the key is not of the algorithm in the header"
             raise TokenRefusedError("wrong_algorithm", text)
         try:
-            _ENGINES[key.algorithm].decode(
-                self.text, key.key, algorithms=[key.algorithm]
-            )
+            _ENGINES[algorithm].decode(self.text, key.key, algorithms=[algorithm])
         except jwt.PyJWTError:
             text = "the signature does not fit"
             raise TokenRefusedError("bad_signature", text) from None
