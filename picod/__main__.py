@@ -162,7 +162,11 @@ async def _data_door(
     handed = settings.identity_fd
     source = await settings.identity() if handed is None else await begin_handed(handed)
     _require_own_identity(source.current().identity, sandbox)
-    acceptor = Acceptor(source, allow=Allowlist.parse(str(settings.router)))
+    acceptor = Acceptor(
+        source,
+        allow=Allowlist.parse(str(settings.router)),
+        minimum_tls=settings.tls_min_version,
+    )
     gate = Gate(by_certificate(acceptor, settings.router), refused=denied)
     hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
     jobs = [source.follow(), follow_identity(health, source)]

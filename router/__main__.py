@@ -74,7 +74,12 @@ async def _serve(
     metrics.registry.register(house.figures())
     metrics.registry.register(IdentityFigures(source, health))
     own = source.current().identity
-    door = Acceptor(source, allow=settings.clients(own.trust_domain), name="front")
+    door = Acceptor(
+        source,
+        allow=settings.clients(own.trust_domain),
+        minimum_tls=settings.tls_min_version,
+        name="front",
+    )
     callers = Callers(door, Allowlist(settings.admin_ids))
     server = new_server(
         [metrics.calls, Gate(callers.decide, refused=denied)],
@@ -103,7 +108,7 @@ async def _serve(
 async def _way(settings: Settings, source: Source) -> tuple[Way, list[Job]]:
     """Return the way to the sandboxes, and the jobs that keep it open."""
     if settings.picod_auth_mode == "mtls":
-        return ByCertificate(source, SYSTEM), []
+        return ByCertificate(source, SYSTEM, settings.tls_min_version), []
     assert settings.signing_key_file is not None  # noqa: S101 - Settings.faults
     assert settings.public_keys_file is not None  # noqa: S101 - Settings.faults
     rotation = settings.jwt_rotation
@@ -127,7 +132,12 @@ async def _manager(
     target = settings.workloadmanager
     if settings.enable_mtls:
         assert settings.workloadmanager_id is not None  # noqa: S101 - Settings.faults
-        dialer = Dialer(source, expected=settings.workloadmanager_id, address=target)
+        dialer = Dialer(
+            source,
+            expected=settings.workloadmanager_id,
+            address=target,
+            minimum_tls=settings.tls_min_version,
+        )
         target = await dialer.start()
         stack.push_async_callback(dialer.aclose)
     else:

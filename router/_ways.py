@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clock import Clock
     from router._callers import Caller
     from router._sessions import Session
-    from tlsloader import Source
+    from tlsloader import Source, TLSVersion
 
 __all__ = ["ByCertificate", "ByToken", "Line", "Way"]
 
@@ -67,8 +67,11 @@ class Way(Protocol):
 class ByCertificate:
     """Mutual TLS; the sandbox must prove the very identity it was made with."""
 
-    def __init__(self, source: Source, clock: Clock) -> None:
+    def __init__(
+        self, source: Source, clock: Clock, minimum_tls: TLSVersion = "1.3"
+    ) -> None:
         self._source, self._clock = source, clock
+        self._minimum_tls = minimum_tls
 
     async def connect(self, session: Session) -> Line:
         """Put a dialer behind the channel that expects exactly this sandbox."""
@@ -77,6 +80,7 @@ class ByCertificate:
                 self._source,
                 expected=SpiffeID.parse(session.spiffe_id),
                 address=session.address,
+                minimum_tls=self._minimum_tls,
                 clock=self._clock,
             )
             return Line(await dialer.start(), dialer.aclose)

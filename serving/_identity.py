@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path  # noqa: TC003  # read at run time
 from typing import TYPE_CHECKING
 
+import click
+
 from serving._flags import PATH, SPIFFE_ID, TRUST_BUNDLE, WORKLOAD_API
 from serving._settings import flag, name_of
 from tlsloader import BundlePaths, Paths
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from serving._faults import Fault
-    from tlsloader import FileSource, SpiffeID
+    from tlsloader import FileSource, SpiffeID, TLSVersion
     from tlsloader.workload import WorkloadAPISource
 
 __all__ = ["IdentityFlags"]
@@ -81,6 +83,12 @@ class IdentityFlags:
         default=None,
         help="A folder with the bundle of each trust domain as <trust domain>.pem; "
         "files may come and go",
+    )
+    tls_min_version: TLSVersion = flag(
+        "--tls-min-version",
+        click.Choice(["1.2", "1.3"]),
+        default="1.3",
+        help="The lowest version of TLS, for who comes in and whom we dial",
     )
 
     @property

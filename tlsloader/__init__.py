@@ -2,6 +2,7 @@
 
 from tlsloader._acceptor import Acceptor, UnixAcceptor
 from tlsloader._bundle import TrustBundle
+from tlsloader._context import TLSVersion
 from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
@@ -50,6 +51,7 @@ __all__ = [
     "Source",
     "SpiffeID",
     "TLSLoaderError",
+    "TLSVersion",
     "TrustBundle",
     "UnixAcceptor",
     "certificates_to_pem",

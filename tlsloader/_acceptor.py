@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ssl
 
     from tlsloader._carried import Carried
+    from tlsloader._context import TLSVersion
     from tlsloader._matchers import Allowlist
     from tlsloader._material import Material
     from tlsloader._source import Source
@@ -52,6 +53,7 @@ class Acceptor(Door):
         *,
         allow: Allowlist,
         client_certificate: Literal["required", "optional"] = "required",
+        minimum_tls: TLSVersion = "1.3",
         clock: Clock = SYSTEM,
         max_handshakes: int = 64,
         handshake_timeout: float = 5.0,
@@ -62,6 +64,7 @@ class Acceptor(Door):
         self._source = source
         self._allow = allow
         self._certificate = client_certificate
+        self._minimum_tls = minimum_tls
         self._timeout = handshake_timeout
         self._slots = Slots(
             max_handshakes, patience=_PATIENCE, displaced=self._too_slow
@@ -117,7 +120,8 @@ class Acceptor(Door):
             raise
 
     async def _shake_hands(self, end: End, connection: socket.socket) -> Material:
-        own, context = self._own
+        # With TLS 1.2 a context must serve one connection only
+        own, context = self._own if self._minimum_tls == "1.3" else self._fresh()
         if self._clock.now() >= own.not_after:
             text = f"our own identity {own.identity} expired at {own.not_after:%FT%TZ}"
             raise PeerRefusedError("own_identity_expired", text)
@@ -150,7 +154,7 @@ class Acceptor(Door):
     def _fresh(self) -> tuple[Material, ssl.SSLContext]:
         own = self._source.current()
         domains = self._allow.trust_domains
-        return own, server_context(own, domains, self._certificate)
+        return own, server_context(own, domains, self._certificate, self._minimum_tls)
 
     def _renew(self, _material: Material) -> None:
         """Take the new generation for new connections and let the old ones drain."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from clock import SYSTEM, Clock
 from tlsloader._address import Address, Listener
 from tlsloader._carried import Carried
-from tlsloader._context import client_context
+from tlsloader._context import shared_client_context
 from tlsloader._dial import Dial
 from tlsloader._errors import DialFailedError
 from tlsloader._matchers import Allowlist
@@ -21,9 +21,9 @@ from tlsloader._tasks import OwnTasks
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable
 
+    from tlsloader._context import TLSVersion
     from tlsloader._material import Material
     from tlsloader._source import Source
     from tlsloader._spiffe import SpiffeID
@@ -58,6 +58,7 @@ class Dialer:
         expected: SpiffeID,
         address: str,
         clock: Clock = SYSTEM,
+        minimum_tls: TLSVersion = "1.3",
         connect_timeout: float = 5.0,
         on_connected: Callable[[Peer], None] | None = None,
     ) -> None:
@@ -65,10 +66,11 @@ class Dialer:
         self._expected = expected
         self._allow = Allowlist.parse(str(expected))
         self._address = Address.parse(address)
+        self._minimum_tls = minimum_tls
         self._clock = clock
         self._timeout = connect_timeout
         self._on_connected = on_connected
-        self._own = self._fresh()
+        self._own = source.current()
         self._verdict: tuple[float, DialFailedError] | None = None
         self._folder: PrivateFolder | None = None
         self._listener: Listener | None = None
@@ -89,7 +91,7 @@ class Dialer:
         address = Address(path=str(self._folder.path / "dial"))
         self._listener = await Listener.open(address)
         self._unsubscribe = self._source.subscribe(self._renew)
-        self._own = self._fresh()
+        self._own = self._source.current()
         self._accepting.start(self._accept(self._listener.sock))
         return str(address)
 
@@ -166,7 +168,10 @@ class Dialer:
             raise
 
     async def _dial(self) -> tuple[End, Peer, Material]:
-        own, context = self._own
+        own = self._own
+        context = shared_client_context(
+            own, self._allow.trust_domains, self._minimum_tls
+        )
         dial = Dial(self._expected, self._address, own, context, self._timeout)
         if self._leaving:
             raise dial.failed("closing", "this way is being closed")
@@ -180,7 +185,7 @@ class Dialer:
         try:
             self._tell(peer, own)
             # A generation may have come during the dial
-            if self._leaving or self._own[0] is not own:
+            if self._leaving or self._own is not own:
                 self._settle(carried)
             await carried.run()
         finally:
@@ -201,20 +206,16 @@ class Dialer:
         if self._on_connected is not None:
             self._on_connected(peer)
 
-    def _fresh(self) -> tuple[Material, ssl.SSLContext]:
-        own = self._source.current()
-        return own, client_context(own, self._allow.trust_domains)
-
-    def _renew(self, _material: Material) -> None:
+    def _renew(self, material: Material) -> None:
         """Take the new generation for new connections and let the old ones drain."""
-        self._own = self._fresh()
+        self._own = material
         self._verdict = None
         for carried in self._carried:
             self._settle(carried)
 
     def _settle(self, carried: Carried) -> None:
         """Let a connection of an older generation end: by and by, or now."""
-        error = carried.judge(self._own[0].bundles, self._allow)
+        error = carried.judge(self._own.bundles, self._allow)
         if error is None:
             carried.relay.goaway()
             return

@@ -50,7 +50,10 @@ async def entrance(settings: Settings) -> Entrance:
     assert settings.router_id is not None  # noqa: S101  # `faults` made sure
     source = await settings.identity()
     acceptor = Acceptor(
-        source, allow=Allowlist.parse(str(settings.router_id)), name="workloadmanager"
+        source,
+        allow=Allowlist.parse(str(settings.router_id)),
+        minimum_tls=settings.tls_min_version,
+        name="workloadmanager",
     )
     gate = Gate(only(settings.router_id, acceptor), refused=denied)
     return Entrance(acceptor, (gate,), (source.follow(),), source)

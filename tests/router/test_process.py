@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from auth import Principal, PublicKeys, Verifier, bearer
+from tests.fakes import until
 from tests.forge import Forge
 from tests.router.mesh import SESSION, error_of, send
 from tests.router.process import (
@@ -24,6 +25,7 @@ from tests.router.process import (
     town,
 )
 from tests.router.upstream import READ, STAT, Script
+from tests.tlsloader.posing import Ear, posing
 from tests.tlsloader.transport import PREFACE, tls
 
 if TYPE_CHECKING:
@@ -97,6 +99,24 @@ async def test_the_front_door_answers_no_bad_certificate(tmp_path: Path) -> None
             assert await knock(net, tls(case.chain)) == b"", case.title
             refused = await net.logged("peer refused", count)
             assert refused["reason"] in {case.reason, *COARSE}, case.title
+
+
+@pytest.mark.parametrize("lowered", [True, False])
+async def test_one_flag_lowers_tls_for_all_doors_and_ways(
+    tmp_path: Path, *, lowered: bool
+) -> None:
+    """TLS 1.2 both from callers and to sandboxes; otherwise to nobody."""
+    flags = ("--tls-min-version", "1.2") if lowered else ()
+    async with town(tmp_path, *flags) as net, net.door() as door:
+        context = tls(net.mesh.svid(ADA), "1.2")
+        assert (await knock(net, context))[3:4] == (b"\4" if lowered else b"")
+        async with posing(net.sandboxes.svid(SANDBOX), Ear(), "1.2") as address:
+            call = stat(door, net.session(address=address).session_id)
+            if lowered:
+                await until(lambda: SANDBOX in str(net.records("peer proven")))
+            else:
+                assert (await net.logged("dial failed"))["expected"] == SANDBOX
+            call.cancel()
 
 
 async def test_the_front_door_answers_nobody_else(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_named_clients_replace_the_default() -> None:
     assert not clients.admits(SpiffeID.parse("spiffe://cluster.local/user/ada"))
 
 
+def test_tls_1_3_unless_told_otherwise() -> None:
+    """One flag for all doors and ways; what is older than TLS 1.2 cannot be had."""
+    assert told().tls_min_version == "1.3"
+    assert told("--tls-min-version", "1.2").tls_min_version == "1.2"
+    (fault,) = faults("--tls-min-version", "1.1")
+    assert fault.startswith("--tls-min-version: '1.1' is not one of '1.2', '1.3'")
+
+
 def test_an_agent_is_asked_instead_of_files() -> None:
     """The Workload API needs its socket only, and finds it as all its clients do."""
     for settings in (

@@ -134,16 +134,6 @@ async def test_an_empty_list_admits_nobody() -> None:
         await acceptor.aclose()
 
 
-async def test_tls_1_2_is_refused() -> None:
-    """The minimum is TLS 1.3."""
-    context = tls(FORGE.svid(ROUTER))
-    context.maximum_version = context.maximum_version.TLSv1_2
-    async with hosted(FORGE.source(PICOD)) as node:
-        assert await knock(node.address, context) == b""
-        await until(lambda: node.acceptor.refusals)
-        assert node.acceptor.refusals == {"tls_version": 1}
-
-
 async def test_a_peer_that_does_not_speak_http2_is_refused() -> None:
     """ALPN must settle on h2."""
     context = tls(FORGE.svid(ROUTER))
@@ -152,21 +142,6 @@ async def test_a_peer_that_does_not_speak_http2_is_refused() -> None:
         assert await knock(node.address, context) == b""
         await until(lambda: node.acceptor.refusals)
         assert not node.service.calls
-
-
-async def test_a_resumed_session_is_not_offered() -> None:
-    """A ticket would bring back a proof that nobody checked again."""
-    context = tls(FORGE.svid(ROUTER))
-    async with hosted(FORGE.source(PICOD)) as node:
-        host, _, port = node.address.rpartition(":")
-        reader, writer = await asyncio.open_connection(
-            host, int(port), ssl=context, server_hostname="x"
-        )
-        writer.write(PREFACE)
-        await reader.readexactly(9)
-        session = writer.get_extra_info("ssl_object").session
-        assert session is None or not session.has_ticket
-        writer.transport.abort()
 
 
 async def test_an_optional_certificate_may_be_missing_but_not_bad() -> None:

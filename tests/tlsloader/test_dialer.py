@@ -6,9 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,6 +14,7 @@ import pytest
 
 from tests.fakes import FakeClock
 from tests.forge import BadCase, Forge
+from tests.tlsloader.posing import Ear, hang_up, posing
 from tests.tlsloader.transport import (
     PICOD,
     PREFACE,
@@ -30,10 +29,8 @@ from tests.tlsloader.transport import (
 from tlsloader import Dialer, SpiffeID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tests.forge import Svid
     from tlsloader import Peer
 
 BOTH_LOOPS = True
@@ -46,56 +43,6 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [vars(each) for each in caplog.records if each.message == "dial failed"]
-
-
-@asynccontextmanager
-async def posing(
-    svid: Svid | None,
-    speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> AsyncIterator[str]:
-    """Run a server of our own making that shows *svid*; ``None``: no TLS."""
-    context = None
-    if svid is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["h2"])
-        context.set_ciphers("ALL:@SECLEVEL=0")
-        _show(context, svid)
-    server = await asyncio.start_server(speak, "127.0.0.1", 0, ssl=context)
-    try:
-        port = server.sockets[0].getsockname()[1]
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.close()
-
-
-def _show(context: ssl.SSLContext, svid: Svid) -> None:
-    memory = os.memfd_create("svid")
-    with os.fdopen(memory, "wb", buffering=0) as file:
-        file.write(svid.key + svid.chain)
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-
-
-class Ear:
-    """A server that says its SETTINGS and keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-
-    async def __call__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        try:
-            writer.write(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
-            while data := await reader.read(65536):
-                self.heard += data
-        except OSError:
-            pass
-        finally:
-            writer.transport.abort()
-
-
-async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
 
 
 @pytest.mark.parametrize("case", BAD, ids=[case.title for case in BAD])

@@ -281,7 +281,7 @@ async def test_before_a_leaf_ends_new_calls_go_another_way(side: str) -> None:
             PICOD if side == "server" else ROUTER, generation=2
         )
         acceptor, dialer = node.acceptor, out.dialer
-        acceptor._own, dialer._own = acceptor._fresh(), dialer._fresh()
+        acceptor._own, dialer._own = acceptor._fresh(), sources["client"].current()
         async with asyncio.timeout(10):
             while len(proven) == 1:
                 assert await out.call() == b"hello"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
-import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -264,19 +264,34 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
             await asyncio.sleep(0.005)  # noqa: TID251 -- bounded above
 
 
-def tls(svid: Svid | None = None) -> ssl.SSLContext:
-    """Make the context of a careless client that shows *svid*."""
+def tls(svid: Svid | None = None, version: str = "") -> ssl.SSLContext:
+    """Make the context of a careless client that shows *svid*.
+
+    *version*, ``1.2`` or ``1.3``, is the only one it speaks.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     context.set_ciphers("ALL:@SECLEVEL=0")
+    speak_only(context, version)
     if svid is not None:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(svid.key + svid.chain)
-            file.flush()
-            context.load_cert_chain(file.name)
+        show(context, svid)
     return context
+
+
+def show(context: ssl.SSLContext, svid: Svid) -> None:
+    """Have *context* present *svid*."""
+    with os.fdopen(os.memfd_create("svid"), "wb", buffering=0) as file:
+        file.write(svid.key + svid.chain)
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+
+
+def speak_only(context: ssl.SSLContext, version: str) -> None:
+    """Let *context* speak one *version* of TLS; an empty one leaves the choice."""
+    if version:
+        found = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[version]
+        context.minimum_version = context.maximum_version = found
 
 
 async def knock(
