@@ -167,7 +167,8 @@ async def _data_door(
         allow=Allowlist.parse(str(settings.router)),
         minimum_tls=settings.tls_min_version,
     )
-    gate = Gate(by_certificate(acceptor, settings.router), refused=denied)
+    decide = by_certificate(acceptor, settings.router)
+    gate = Gate(decide, door=acceptor, refused=denied)
     hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
     jobs = [source.follow(), follow_identity(health, source)]
     return hosted, Entry(source, acceptor.refusals), jobs

@@ -34,7 +34,7 @@ from serving import (
     start_metrics,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, Dialer
+from tlsloader import Acceptor, Allowlist, Dialer, Stay
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
 
 if TYPE_CHECKING:
@@ -78,11 +78,12 @@ async def _serve(
         source,
         allow=settings.clients(own.trust_domain),
         minimum_tls=settings.tls_min_version,
+        stay=Stay(busy=settings.max_stream_age),
         name="front",
     )
     callers = Callers(door, Allowlist(settings.admin_ids))
     server = new_server(
-        [metrics.calls, Gate(callers.decide, refused=denied)],
+        [metrics.calls, Gate(callers.decide, door=door, refused=denied)],
         health=health,
         options=FRONT_SERVER_OPTIONS,
         reflection_of=_SERVICES if settings.reflection else (),

@@ -8,7 +8,8 @@ The whole of a service's ``__main__``::
         metrics.registry.register(IdentityFigures(source, health))
         acceptor = Acceptor(source, allow=settings.clients)
         server = new_server(
-            [metrics.calls, Gate(decide, refused=denied)], health=health
+            [metrics.calls, Gate(decide, door=acceptor, refused=denied)],
+            health=health,
         )
         add_RouterServicer_to_server(servicer, server)
         with (

@@ -2,6 +2,7 @@
 
 from tlsloader._acceptor import Acceptor, UnixAcceptor
 from tlsloader._bundle import TrustBundle
+from tlsloader._carried import Stay
 from tlsloader._context import TLSVersion
 from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._dialer import Dialer
@@ -23,6 +24,7 @@ from tlsloader._material import Material
 from tlsloader._snapshot import BundlePaths, Paths
 from tlsloader._source import FileSource, FixedSource, Source
 from tlsloader._spiffe import SpiffeID, parse_trust_domain
+from tlsloader._tally import Tally
 from tlsloader._verify import Peer, recheck, verify_peer
 
 __all__ = [
@@ -50,8 +52,10 @@ __all__ = [
     "PeerRefusedError",
     "Source",
     "SpiffeID",
+    "Stay",
     "TLSLoaderError",
     "TLSVersion",
+    "Tally",
     "TrustBundle",
     "UnixAcceptor",
     "certificates_to_pem",

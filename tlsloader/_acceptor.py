@@ -9,18 +9,21 @@ import socket
 from typing import TYPE_CHECKING, Final, Literal
 
 from clock import SYSTEM, Clock
+from tlsloader._carried import FOR_A_WHILE
 from tlsloader._context import handshake_reason, peer_chain, server_context
-from tlsloader._door import Door, Proven
+from tlsloader._door import Door
+from tlsloader._end import End
 from tlsloader._errors import PeerRefusedError
+from tlsloader._guests import Proven
 from tlsloader._private import credentials
-from tlsloader._relay import LINGER, End
+from tlsloader._relay import LINGER
 from tlsloader._slots import Slots
 from tlsloader._verify import Peer, recheck, verify_peer
 
 if TYPE_CHECKING:
     import ssl
 
-    from tlsloader._carried import Carried
+    from tlsloader._carried import Carried, Stay
     from tlsloader._context import TLSVersion
     from tlsloader._matchers import Allowlist
     from tlsloader._material import Material
@@ -58,9 +61,12 @@ class Acceptor(Door):
         max_handshakes: int = 64,
         handshake_timeout: float = 5.0,
         max_connections: int = 4096,
+        stay: Stay = FOR_A_WHILE,
         name: str = "data",
     ) -> None:
-        super().__init__(name=name, clock=clock, max_connections=max_connections)
+        super().__init__(
+            name=name, clock=clock, max_connections=max_connections, stay=stay
+        )
         self._source = source
         self._allow = allow
         self._certificate = client_certificate
@@ -82,7 +88,7 @@ class Acceptor(Door):
                 nobody proved this connection.
 
         """
-        carried = self._find(context_peer)
+        carried = self._guests.find(context_peer)
         if carried.peer is None:
             return None
         carried.peer = recheck(
@@ -94,10 +100,10 @@ class Acceptor(Door):
         return carried.peer
 
     def change_allowlist(self, allow: Allowlist) -> None:
-        """Admit only *allow* from now on; who is not on it any more is cut off."""
+        """Admit only *allow* from now on; who is not on it any more is evicted."""
         self._allow = allow
         self._own = self._fresh()
-        self._evict()
+        self._judge_all()
 
     async def aclose(self) -> None:
         """Stop listening, end every connection now and remove the private folder."""
@@ -159,27 +165,24 @@ class Acceptor(Door):
     def _renew(self, _material: Material) -> None:
         """Take the new generation for new connections and let the old ones drain."""
         self._own = self._fresh()
-        self._evict()
-        for carried in self._carried.values():
-            carried.relay.goaway()
+        self._judge_all()
+        for carried in self._guests:
+            carried.leave()
 
-    def _evict(self) -> None:
+    def _judge_all(self) -> None:
         bundles = self._source.current().bundles
-        for carried in self._carried.values():
+        for carried in self._guests:
             error = carried.judge(bundles, self._allow)
             if error is not None:
-                self._refuse(error)
-                carried.relay.abort()
+                self._guests.evict(carried, error)
 
-    def _check_again(self, carried: Carried, proven: Proven) -> None:
+    def _admit(self, carried: Carried, proven: Proven) -> None:
         # A generation may have come since its handshake began
         error = carried.judge(self._source.current().bundles, self._allow)
         if error is not None:
             raise error
         if proven.own is not self._own[0]:
-            carried.relay.goaway()
-
-    def _admitted(self, proven: Proven) -> None:
+            carried.leave()
         peer, own = proven.peer, proven.own
         assert own is not None  # noqa: S101
         _log.info(
@@ -208,7 +211,7 @@ class UnixAcceptor(Door):
             PeerRefusedError: nobody proved this connection.
 
         """
-        self._find(context_peer)
+        self._guests.find(context_peer)
 
     async def start(self, listen: str) -> str:
         """Listen at *listen*, which must be ``unix:/path``.

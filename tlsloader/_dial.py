@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from tlsloader._address import LONGEST_PATH
 from tlsloader._context import handshake_reason, peer_chain
+from tlsloader._end import End
 from tlsloader._errors import DialFailedError, PeerRefusedError
 from tlsloader._matchers import Allowlist
-from tlsloader._relay import LINGER, End
+from tlsloader._relay import LINGER
 from tlsloader._verify import Peer, verify_peer
 
 if TYPE_CHECKING:

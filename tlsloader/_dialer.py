@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Final
 
 from clock import SYSTEM, Clock
 from tlsloader._address import Address, Listener
-from tlsloader._carried import Carried
+from tlsloader._carried import FOR_A_WHILE, Carried
 from tlsloader._context import shared_client_context
 from tlsloader._dial import Dial
-from tlsloader._errors import DialFailedError
+from tlsloader._end import End
+from tlsloader._errors import DialFailedError, PeerRefusedError
 from tlsloader._matchers import Allowlist
 from tlsloader._private import PrivateFolder, credentials
 from tlsloader._refuser import Refuser
-from tlsloader._relay import End, Relay
+from tlsloader._relay import Relay
+from tlsloader._tally import Tally
 from tlsloader._tasks import OwnTasks
+from tlsloader._verify import recheck
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from tlsloader._carried import Stay
     from tlsloader._context import TLSVersion
     from tlsloader._material import Material
     from tlsloader._source import Source
@@ -48,7 +52,9 @@ class Dialer:
     A dial that fails answers the channel's calls with UNAVAILABLE and the reason,
     and is tried again for the next call, but not within 75 ms.
 
-    The channel may outlive any number of rotations of either side.
+    The channel may outlive any number of rotations of either side. A server whose
+    root is withdrawn is hung up on: the calls that run fail with UNAVAILABLE and
+    the reason.
     """
 
     def __init__(  # noqa: PLR0913
@@ -60,6 +66,8 @@ class Dialer:
         clock: Clock = SYSTEM,
         minimum_tls: TLSVersion = "1.3",
         connect_timeout: float = 5.0,
+        stay: Stay = FOR_A_WHILE,
+        tally: Tally | None = None,
         on_connected: Callable[[Peer], None] | None = None,
     ) -> None:
         self._source = source
@@ -69,7 +77,9 @@ class Dialer:
         self._minimum_tls = minimum_tls
         self._clock = clock
         self._timeout = connect_timeout
+        self._stay = stay
         self._on_connected = on_connected
+        self.tally = tally or Tally()
         self._own = source.current()
         self._verdict: tuple[float, DialFailedError] | None = None
         self._folder: PrivateFolder | None = None
@@ -99,7 +109,7 @@ class Dialer:
         """Begin no new call and wait, at most *timeout* seconds, for those begun."""
         self._leaving = True
         for carried in self._carried:
-            carried.relay.goaway()
+            carried.leave()
         await self._tasks.wait(timeout)
 
     async def aclose(self) -> None:
@@ -155,14 +165,12 @@ class Dialer:
             return await self._dial()
         except DialFailedError as error:
             self._verdict = self._clock.monotonic() + _VERDICT, error
+            self.tally.refusals[error.reason] += 1
             _log.warning(
                 "dial failed",
                 extra={
-                    "reason": error.reason,
-                    "detail": str(error),
-                    "expected": str(error.expected),
+                    **self._fields(error),
                     "presented": str(error.presented) if error.presented else None,
-                    "address": str(self._address),
                 },
             )
             raise
@@ -176,17 +184,35 @@ class Dialer:
         if self._leaving:
             raise dial.failed("closing", "this way is being closed")
         end, peer = await dial.run(self._clock.now())
+        if self._own is not own:  # a generation has come meanwhile
+            try:
+                peer = recheck(
+                    peer,
+                    bundles=self._own.bundles,
+                    allow=self._allow,
+                    now=self._clock.now(),
+                )
+            except PeerRefusedError as error:
+                end.transport.abort()
+                text = f"server is not proven to be {self._expected}: {error}"
+                raise dial.failed(error.reason, text, error.peer_id) from error
         return end, peer, own
 
     async def _carry(self, relay: Relay, peer: Peer, own: Material) -> None:
-        carried = Carried(relay, peer, self._clock)
+        carried = Carried(
+            relay,
+            peer,
+            clock=self._clock,
+            tally=self.tally,
+            stay=self._stay,
+            stays=self._stays,
+        )
         self._carried.add(carried)
         self._verdict = None
         try:
             self._tell(peer, own)
-            # A generation may have come during the dial
             if self._leaving or self._own is not own:
-                self._settle(carried)
+                carried.leave()
             await carried.run()
         finally:
             self._carried.discard(carried)
@@ -211,23 +237,33 @@ class Dialer:
         self._own = material
         self._verdict = None
         for carried in self._carried:
-            self._settle(carried)
+            error = carried.judge(material.bundles, self._allow)
+            if error is None:
+                carried.leave()
+            else:
+                self._evict(carried, error)
 
-    def _settle(self, carried: Carried) -> None:
-        """Let a connection of an older generation end: by and by, or now."""
-        error = carried.judge(self._own.bundles, self._allow)
-        if error is None:
-            carried.relay.goaway()
-            return
-        carried.relay.abort()
-        _log.warning(
-            "peer refused",
-            extra={
-                "reason": error.reason,
-                "detail": str(error),
-                "peer_id": str(error.peer_id) if error.peer_id else None,
-            },
-        )
+    def _stays(self, carried: Carried) -> None:
+        """Decide about a connection that our channel was asked to leave."""
+        if carried.too_old:
+            text = f"{self._expected} has been connected for longer than streams may be"
+            self._evict(carried, PeerRefusedError("too_old", text))
+
+    def _evict(self, carried: Carried, error: PeerRefusedError) -> None:
+        """Hang up on a server that may not stay; its calls read why."""
+        if carried.evicted is None:
+            carried.evicted = error
+            self.tally.evictions[error.reason] += 1
+            _log.warning("server evicted", extra=self._fields(error))
+            carried.relay.end(f"hung up on {self._expected}: {error}")
+
+    def _fields(self, error: DialFailedError | PeerRefusedError) -> dict[str, object]:
+        return {
+            "reason": error.reason,
+            "detail": str(error),
+            "expected": str(self._expected),
+            "address": str(self._address),
+        }
 
 
 def _nothing() -> None:

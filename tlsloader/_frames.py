@@ -10,6 +10,7 @@ __all__ = [
     "PREFACE",
     "FrameFollower",
     "frame",
+    "goaway",
 ]
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -30,6 +31,7 @@ END_STREAM: Final = 0x1
 ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 
+_LONGEST_REASON: Final = 1024
 _BLOCKS: Final = frozenset((HEADERS_KIND, PUSH_PROMISE_KIND, CONTINUATION_KIND))
 
 
@@ -39,11 +41,18 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return head + stream.to_bytes(4, "big") + payload
 
 
-GOAWAY: Final = frame(GOAWAY_KIND, 0, 0, b"\x7f\xff\xff\xff\x00\x00\x00\x00")
-"""No new streams, please; all that were begun will be served (NO_ERROR).
+def goaway(reason: str = "") -> bytes:
+    """Say: no new streams, please; all that were begun will be served (NO_ERROR).
 
-Source: RFC 9113, section 6.8 (graceful shutdown).
-"""
+    *reason* is for people (debug data): gRPC shows it to calls that fail when the
+    connection is closed after all. Source: RFC 9113, section 6.8 (graceful shutdown).
+    """
+    last_stream, error = b"\x7f\xff\xff\xff", bytes(4)
+    text = reason.encode(errors="replace")[:_LONGEST_REASON]
+    return frame(GOAWAY_KIND, 0, 0, last_stream + error + text)
+
+
+GOAWAY: Final = goaway()
 
 
 class FrameFollower:
@@ -56,11 +65,20 @@ class FrameFollower:
     Source: RFC 9113, sections 3.4 and 6.10.
     """
 
-    __slots__ = ("_block_open", "_head", "_left", "_started", "headers_seen")
+    __slots__ = (
+        "_block_open",
+        "_head",
+        "_left",
+        "_started",
+        "goaway_seen",
+        "headers_seen",
+    )
 
     def __init__(self, skip: int = 0) -> None:
         self.headers_seen = False
         """Whether a stream has begun."""
+        self.goaway_seen = False
+        """Whether a GOAWAY has passed, or its beginning."""
         self._head = b""
         self._left = skip
         self._block_open = False
@@ -94,7 +112,10 @@ class FrameFollower:
         self._head = b""
         self._started = True
         self._left = int.from_bytes(head[:3], "big")
-        if head[3] in _BLOCKS:
+        kind = head[3]
+        if kind in _BLOCKS:
             self.headers_seen = True
             self._block_open = not head[4] & END_HEADERS
+        elif kind == GOAWAY_KIND:
+            self.goaway_seen = True
         return at

@@ -24,7 +24,7 @@ from tlsloader._frames import (
 )
 
 if TYPE_CHECKING:
-    from tlsloader._relay import End
+    from tlsloader._end import End
 
 __all__ = ["Refuser"]
 

@@ -3,142 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from tlsloader._frames import GOAWAY, PREFACE, FrameFollower
+from tlsloader._frames import GOAWAY, PREFACE, FrameFollower, goaway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tlsloader._end import End
 
-__all__ = ["LINGER", "SETTLE", "End", "Relay"]
+__all__ = ["LAST_WORDS", "LINGER", "SETTLE", "Relay"]
 
 LINGER: Final = 2.0
 """Seconds that the last bytes may take once one side has ended."""
 
+LAST_WORDS: Final = 0.5
+"""Seconds that a connection may take which has to end now, but with a reason."""
 
 SETTLE: Final = 1.0
 """Seconds after which a client surely knows that it is connected."""
-
-_HELD: Final = 1 << 16
-"""Bytes that are kept for a relay that does not stand yet."""
-
-
-def _drop(_data: bytes) -> None:
-    """Take what still comes in after the end."""
-
-
-class End(asyncio.Protocol):
-    """One of two connections; keeps what it hears until somebody listens.
-
-    Plain ``Protocol`` on purpose: asyncio's ``BufferedProtocol`` over TLS loses
-    bytes unless its buffer is a memoryview, and gains nothing here.
-    """
-
-    transport: asyncio.Transport
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.heard: asyncio.Future[bool] = loop.create_future()
-        """True at the first byte; False if the connection ended before."""
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.connected = False
-        self.full = False
-        self._held: list[bytes] = []
-        self._held_size = 0
-        self._deliver: Callable[[bytes], None] | None = None
-        self._ended: Callable[[], object] | None = None
-        self._flow: Callable[[bool], None] | None = None
-
-    def watch(self, ended: Callable[[], object]) -> None:
-        """Have *ended* called at the end, while bytes are still being kept."""
-        self._ended = ended
-
-    def attach(
-        self,
-        deliver: Callable[[bytes], None],
-        ended: Callable[[], None],
-        flow: Callable[[bool], None] | None = None,
-    ) -> None:
-        """From now on hand bytes to *deliver*, and say when they end.
-
-        *flow* hears ``True`` when this side takes no more for now, ``False`` when
-        it does again. What was held back is delivered by `release`.
-        """
-        self._deliver, self._ended, self._flow = deliver, ended, flow
-
-    def redirect(self, deliver: Callable[[bytes], None]) -> None:
-        """From now on hand bytes to *deliver* instead."""
-        self._deliver = deliver
-
-    def release(self) -> None:
-        """Deliver what was held back, in order."""
-        held, self._held = self._held, []
-        for data in held:
-            if self._deliver is not None:
-                self._deliver(data)
-        if self.lost.done() and self._ended is not None:
-            self._ended()
-
-    def silence(self) -> None:
-        """Deliver nothing any more."""
-        self.redirect(_drop)
-
-    def send(self, data: bytes) -> None:
-        """Write *data*, unless this side is ending."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-    def hold(self, paused: bool) -> None:  # noqa: FBT001
-        """Stop reading, or go on."""
-        if self.transport.is_closing():
-            return
-        # uvloop raises for a connection that ends at this very moment
-        with suppress(RuntimeError):
-            if paused:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio's
-        self.transport = cast("asyncio.Transport", transport)
-        self.connected = True
-
-    def data_received(self, data: bytes) -> None:
-        if self._deliver is not None:
-            self._deliver(data)
-            return
-        # Reading goes on for a while, since only who reads notices the other's end
-        self._held.append(data)
-        self._held_size += len(data)
-        if self._held_size > _HELD:
-            self.hold(paused=True)
-        if not self.heard.done():
-            self.heard.set_result(True)
-
-    def pause_writing(self) -> None:
-        self.full = True
-        if self._flow is not None:
-            self._flow(True)  # noqa: FBT003
-
-    def resume_writing(self) -> None:
-        self.full = False
-        if self._flow is not None:
-            self._flow(False)  # noqa: FBT003
-
-    def eof_received(self) -> None:
-        """End both ways: TLS knows no half-open connection that gRPC would use."""
-        if not self.heard.done():
-            self.heard.set_result(False)
-        if self._ended is not None:
-            self._ended()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self.eof_received()
-        if not self.lost.done():
-            self.lost.set_result(None)
 
 
 class Relay:
@@ -152,8 +33,8 @@ class Relay:
         self._frames = FrameFollower()
         self._asked = FrameFollower(skip=len(PREFACE))
         self._settled = False
-        self._goaway_due = False
-        self._goaway_sent = False
+        self._due = b""  # a frame of ours, for the next border
+        self._leaving = self._ending = False
         self._closing: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
 
@@ -176,10 +57,26 @@ class Relay:
         GOAWAY that comes with the very first SETTINGS, keep the connection for new
         calls, and try them on it for ever.
         """
-        if self._goaway_sent:
+        if self._leaving or self._ending:
             return
-        self._goaway_sent = self._goaway_due = True
-        self._send_goaway()
+        self._leaving = True
+        self._due = GOAWAY
+        self._speak()
+
+    def end(self, reason: str) -> None:
+        """End both sides now, but let the client's calls fail with the *reason*.
+
+        It is told at the next border, within `LAST_WORDS`. Nothing that either side
+        says reaches the other any more, but for the rest of the server's frame.
+        """
+        if self._closing is not None:
+            return
+        self._ending = True
+        self._due = goaway(reason)
+        loop = asyncio.get_running_loop()
+        self._closing = loop.call_later(LAST_WORDS, self.abort)
+        self._client.silence()
+        self._speak()
 
     def close(self) -> None:
         """End both sides after what was sent already; `abort` after `LINGER`."""
@@ -207,15 +104,27 @@ class Relay:
                 if timer is not None:
                     timer.cancel()
 
-    def _send_goaway(self) -> None:
-        if self._goaway_due and self._settled and self._frames.at_border:
-            self._goaway_due = False
-            self._client.send(GOAWAY)
+    def _speak(self) -> None:
+        """Say what is due, if now is a moment for it."""
+        if self._due and self._may_speak and self._frames.at_border:
+            self._client.send(self._due)
+            self._spoken()
+
+    @property
+    def _may_speak(self) -> bool:
+        return self._settled or self._ending
+
+    def _spoken(self) -> None:
+        self._due = b""
+        if self._ending:
+            self._server.silence()
+            self._server.transport.abort()
+            self._client.transport.close()
 
     def _settle(self) -> None:
         """Remember that the client uses its connection, or has known it for long."""
         self._settled = True
-        self._send_goaway()
+        self._speak()
 
     def _from_client(self, data: bytes) -> None:
         self._server.send(data)
@@ -225,10 +134,12 @@ class Relay:
             self._settle()
 
     def _from_server(self, data: bytes) -> None:
-        send = self._client.send
         border = self._frames.feed(data)
-        if self._goaway_due and self._settled and border >= 0:
-            self._goaway_due = False
-            send(data[:border] + GOAWAY + data[border:])
-        else:
-            send(data)
+        if self._frames.goaway_seen and not self._ending:
+            self._due = b""  # it has said so itself, perhaps with an earlier end
+        if border < 0 or not (self._due and self._may_speak):
+            self._client.send(data)
+            return
+        rest = b"" if self._ending else data[border:]
+        self._client.send(data[:border] + self._due + rest)
+        self._spoken()

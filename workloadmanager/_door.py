@@ -55,7 +55,7 @@ async def entrance(settings: Settings) -> Entrance:
         minimum_tls=settings.tls_min_version,
         name="workloadmanager",
     )
-    gate = Gate(only(settings.router_id, acceptor), refused=denied)
+    gate = Gate(only(settings.router_id, acceptor), door=acceptor, refused=denied)
     return Entrance(acceptor, (gate,), (source.follow(),), source)
 
 

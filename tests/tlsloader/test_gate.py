@@ -228,7 +228,7 @@ async def test_an_exception_tells_the_caller_nothing(
     async with gated(Gate(anyone), act) as (opened, _):
         assert await failure(opened, shape) == (Code.INTERNAL, "internal error")
     errors = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert [each.name for each in errors] == ["tlsloader.grpc"]
+    assert [each.name for each in errors] == ["tlsloader._gate"]
     assert errors[0].exc_info
 
 

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from tests.tlsloader.transport import mesh, until
+from tlsloader._end import End
 from tlsloader._frames import GOAWAY, PREFACE, frame
-from tlsloader._relay import End, Relay
+from tlsloader._relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -61,7 +61,32 @@ class Service:
     def __init__(self) -> None:
         self.calls = 0
         self.sent = 0
+        self.waiting = 0
+        self.running = 0
+        """How many handlers of streams, and of `wait`, have not ended."""
+        self.stubborn = False
+        """Whether handlers that are cancelled take a while."""
         self.ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def _runs(self) -> AsyncIterator[None]:
+        self.calls += 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            if self.stubborn:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3)  # noqa: TID251 -- a bad handler does
+            self.running -= 1
+            self.ended.set()
+
+    async def wait(self, _request: bytes, _context: Any) -> bytes:
+        """Answer never."""
+        async with self._runs():
+            self.waiting += 1
+            await asyncio.Event().wait()
+        raise AssertionError
 
     async def echo(self, request: bytes, _context: Any) -> bytes:
         self.calls += 1
@@ -74,31 +99,25 @@ class Service:
 
     async def down(self, request: bytes, _context: Any) -> AsyncIterator[bytes]:
         """Send as many chunks of 64 KiB as asked for; 0: without end."""
-        self.calls += 1
         left, chunk = int(request), bytes(65536)
-        try:
+        async with self._runs():
             while not int(request) or left:
                 left -= 1
                 yield chunk
                 self.sent += 1
-        finally:
-            self.ended.set()
 
     async def both(
         self, requests: AsyncIterator[bytes], _context: Any
     ) -> AsyncIterator[bytes]:
-        self.calls += 1
-        try:
+        async with self._runs():
             async for request in requests:
                 yield request
-        finally:
-            self.ended.set()
 
     async def up(self, requests: AsyncIterator[bytes], _context: Any) -> bytes:
-        self.calls += 1
         total = 0
-        async for request in requests:
-            total += len(request)
+        async with self._runs():
+            async for request in requests:
+                total += len(request)
         return str(total).encode()
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -110,6 +129,7 @@ class Service:
                 "Down": grpc.unary_stream_rpc_method_handler(self.down),
                 "Both": grpc.stream_stream_rpc_method_handler(self.both),
                 "Up": grpc.stream_unary_rpc_method_handler(self.up),
+                "Wait": grpc.unary_unary_rpc_method_handler(self.wait),
             },
         )
 
@@ -117,8 +137,9 @@ class Service:
 class Hosted:
     """What `hosted` yields."""
 
-    def __init__(self, acceptor: Acceptor, source: Any) -> None:
+    def __init__(self, acceptor: Acceptor, gate: Gate, source: Any) -> None:
         self.acceptor = acceptor
+        self.gate = gate
         self.source = source
         self.service = Service()
         self.address = ""
@@ -133,10 +154,10 @@ async def hosted(
     **options: Any,
 ) -> AsyncIterator[Hosted]:
     """Run the test service behind an acceptor."""
-    acceptor = Acceptor(source, allow=Allowlist.parse(allow), **options)
-    gate = Gate(lambda _method, context: acceptor.peer(context.peer()))
+    acceptor = Acceptor(source, allow=Allowlist.parse(*allow.split(",")), **options)
+    gate = Gate(lambda _method, context: acceptor.peer(context.peer()), door=acceptor)
     server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[gate])
-    node = Hosted(acceptor, source)
+    node = Hosted(acceptor, gate, source)
     server.add_generic_rpc_handlers((node.service.handlers(),))
     server.add_insecure_port(acceptor.backend)
     try:
