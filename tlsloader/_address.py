@@ -1,4 +1,4 @@
-"""Addresses as users write them: ``host:port`` and ``unix:/path``."""
+"""Addresses as users write them: ``host:port`` and ``unix:/path``; their sockets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Self
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Final, Self
 
 from tlsloader._errors import ListenError
 
-__all__ = ["LONGEST_PATH", "Address", "Listener"]
+if TYPE_CHECKING:
+    from clock import Clock
+
+__all__ = ["LONGEST_PATH", "Address", "Listener", "connected", "queued_up", "resolve"]
 
 LONGEST_PATH: Final = 107
 """Bytes in the path of a Unix socket. Source: unix(7), sun_path."""
 
 _BACKLOG: Final = 512
+_RETRY: Final = 0.1
 _PORTS: Final = range(65536)
 _REASONS: Final = {
     errno.EADDRINUSE: "address_in_use",
@@ -60,6 +66,58 @@ class Address:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+async def resolve(address: Address) -> list[Address]:
+    """Return where *address* may be, both families by turns, as the system prefers.
+
+    Raises:
+        OSError: the name leads nowhere.
+
+    Source: RFC 8305, section 4.
+    """
+    if address.path:
+        return [address]
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )
+    families: dict[int, list[Address]] = {}
+    for family, _, _, _, where in found:
+        host, port = str(where[0]), int(where[1])
+        families.setdefault(family, []).append(Address(host=host, port=port))
+    turns = chain.from_iterable(zip_longest(*families.values()))
+    return [each for each in turns if each is not None]
+
+
+async def connected(place: Address, clock: Clock) -> socket.socket:
+    """Return a socket that is connected to *place*, whose host is a number.
+
+    Raises:
+        OSError: nobody can be reached there.
+    """
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    sock = socket.socket(socket.AF_UNIX if place.path else family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003
+        if place.path:
+            await queued_up(sock, place.path, clock)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, (place.host, place.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def queued_up(sock: socket.socket, path: str, clock: Clock) -> None:
+    """Connect *sock* to *path*, waiting where its queue is full."""
+    # That is EAGAIN here, which asyncio takes for "in progress"
+    while True:
+        with suppress(BlockingIOError):
+            return sock.connect(path)
+        await clock.sleep(_RETRY)
 
 
 class Listener:

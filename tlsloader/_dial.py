@@ -1,36 +1,48 @@
-"""One attempt to reach a server and to have it prove who it is."""
+"""Reach a server, wherever its name leads, and have it prove who it is."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from tlsloader._address import LONGEST_PATH
+from tlsloader._address import connected
 from tlsloader._context import handshake_reason, peer_chain
 from tlsloader._end import End
 from tlsloader._errors import DialFailedError, PeerRefusedError
 from tlsloader._matchers import Allowlist
+from tlsloader._race import RaceLostError, race
 from tlsloader._relay import LINGER
 from tlsloader._verify import Peer, verify_peer
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from clock import Clock
     from tlsloader._address import Address
     from tlsloader._material import Material
     from tlsloader._spiffe import SpiffeID
 
-__all__ = ["Dial"]
+    Resolve = Callable[[Address], Awaitable[Sequence[Address]]]
+
+__all__ = ["Dial", "Resolve"]
+
+_DELAY: Final = 0.25
+"""Seconds after which the next address is tried, too. Source: RFC 8305, section 5."""
+
+_WEAK: Final = ("unreachable", "timeout")
+"""What says little about the server, if another address has more to say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Reach the server *expected* at *address*, within *timeout* seconds.
 
-    We show the identity *own*, which *context* holds.
+    We show the identity *own*, which *context* holds. Each address to which the name
+    leads is tried until one is proven: one after the other, but nobody waits long for
+    one that says nothing.
     """
 
     expected: SpiffeID
@@ -38,30 +50,30 @@ class Dial:
     own: Material
     context: ssl.SSLContext
     timeout: float
+    clock: Clock
+    resolve: Resolve
 
-    async def run(self, now: datetime) -> tuple[End, Peer]:
+    async def run(self) -> tuple[End, Peer]:
         """Return the connection and whom it was proven to lead to.
 
         Raises:
             DialFailedError: there is no such connection; the text says why.
         """
         own = self.own
-        if now >= own.not_after:
+        if self.clock.now() >= own.not_after:
             text = f"our own identity {own.identity} expired at {own.not_after:%FT%TZ}"
             raise self.failed("own_identity_expired", text)
-        end = End()
+        end = asyncio.get_running_loop().time() + self.timeout
         try:
-            async with asyncio.timeout(self.timeout):
-                await self._open(end)
-                peer = self._judge(end, now)
-                await self._first_byte(end)
-        except BaseException as error:
-            if end.connected:
-                end.transport.abort()
-            if isinstance(error, OSError):
-                raise self._explained(error) from error
-            raise
-        return end, peer
+            async with asyncio.timeout_at(end):
+                places = await self.resolve(self.address)
+        except OSError as error:
+            raise self._explained(error, self.address) from error
+        ways = [partial(self._attempt, place, end) for place in places]
+        try:
+            return await race(ways, delay=_DELAY, drop=_drop)
+        except RaceLostError as error:
+            raise min(error.errors, key=_weakness) from None
 
     def failed(
         self, reason: str, text: str, presented: SpiffeID | None = None
@@ -71,25 +83,42 @@ class Dial:
             reason, text, expected=self.expected, presented=presented
         )
 
-    async def _open(self, end: End) -> None:
-        loop = asyncio.get_running_loop()
-        address = self.address
-        how: dict[str, Any] = {
-            "ssl": self.context,
-            # An SNI that no server expects would only make noise in its log
-            "server_hostname": "",
-            "ssl_handshake_timeout": self.timeout,
-            "ssl_shutdown_timeout": LINGER,
-        }
-        if address.path:
-            # libuv would cut the path and might reach somebody else's socket
-            if len(os.fsencode(address.path)) > LONGEST_PATH:
-                raise OSError(f"the path is too long: {LONGEST_PATH} bytes at most")
-            await loop.create_unix_connection(lambda: end, address.path, **how)
-        else:
-            await loop.create_connection(lambda: end, address.host, address.port, **how)
+    async def _attempt(self, place: Address, until: float) -> tuple[End, Peer]:
+        end = End()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._open(end, place)
+                peer = self._judge(end)
+                await self._first_byte(end)
+        except BaseException as error:
+            if end.connected:
+                end.transport.abort()
+            if isinstance(error, OSError):
+                raise self._explained(error, place) from error
+            raise
+        return end, peer
 
-    def _judge(self, end: End, now: datetime) -> Peer:
+    async def _open(self, end: End, place: Address) -> None:
+        sock = await connected(place, self.clock)
+        loop = asyncio.get_running_loop()
+        create: Any = loop.create_connection
+        if place.path:
+            create = loop.create_unix_connection
+        try:
+            await create(
+                lambda: end,
+                sock=sock,
+                ssl=self.context,
+                # An SNI that no server expects would only make noise in its log
+                server_hostname="",
+                ssl_handshake_timeout=self.timeout,
+                ssl_shutdown_timeout=LINGER,
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def _judge(self, end: End) -> Peer:
         tls: ssl.SSLObject = end.transport.get_extra_info("ssl_object")
         if tls.selected_alpn_protocol() != "h2":
             raise self.failed("no_http2", "the server does not speak h2 (ALPN)")
@@ -98,15 +127,19 @@ class Dial:
                 peer_chain(tls),
                 bundles=self.own.bundles,
                 allow=Allowlist.parse(str(self.expected)),
-                now=now,
+                now=self.clock.now(),
             )
         except PeerRefusedError as error:
-            presented = error.peer_id
-            if presented is not None and presented != self.expected:
-                text = f"server is {presented}, expected {self.expected}"
-            else:
-                text = f"server is not proven to be {self.expected}: {error}"
-            raise self.failed(error.reason, text, presented) from error
+            raise self.refused(error) from error
+
+    def refused(self, error: PeerRefusedError) -> DialFailedError:
+        """Make the error of this dial from what speaks against the server."""
+        presented = error.peer_id
+        if presented is not None and presented != self.expected:
+            text = f"server is {presented}, expected {self.expected}"
+        else:
+            text = f"server is not proven to be {self.expected}: {error}"
+        return self.failed(error.reason, text, presented)
 
     async def _first_byte(self, end: End) -> None:
         """Wait for the server's SETTINGS.
@@ -121,22 +154,33 @@ class Dial:
             )
             raise self.failed("closed_after_handshake", text)
 
-    def _explained(self, error: OSError) -> DialFailedError:
-        address = self.address
+    def _explained(self, error: OSError, place: Address) -> DialFailedError:
+        at = f"{self.address}" if place == self.address else f"{self.address} ({place})"
         match error:
             case ssl.SSLCertVerificationError():
                 domain = self.expected.trust_domain
                 text = (
-                    f"the certificate of the server at {address} leads to no root of "
+                    f"the certificate of the server at {at} leads to no root of "
                     f"{domain} ({error.verify_message}); expected {self.expected}"
                 )
                 return self.failed(handshake_reason(error), text)
             case ssl.SSLError() | ConnectionAbortedError() | ConnectionResetError():
-                text = f"the TLS handshake with {address} failed: {error}"
+                text = f"the TLS handshake with {at} failed: {error}"
                 return self.failed(handshake_reason(error), text)
             case TimeoutError():
-                text = f"no proven connection to {address} within {self.timeout:g} s"
+                text = f"no proven connection to {at} within {self.timeout:g} s"
                 return self.failed("timeout", text)
             case _:
-                text = f"cannot connect to {address}: {error.strerror or error}"
+                text = f"cannot connect to {at}: {error.strerror or error}"
                 return self.failed("unreachable", text)
+
+
+def _weakness(error: BaseException) -> int:
+    """Rank errors by how little they say; the first of the best is told."""
+    reason = getattr(error, "reason", None)
+    return _WEAK.index(reason) + 1 if reason in _WEAK else 0
+
+
+def _drop(late: tuple[End, Peer]) -> None:
+    """End a connection that nobody needs any more."""
+    late[0].transport.abort()

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from clock import SYSTEM, Clock
-from tlsloader._address import Address, Listener
+from tlsloader._address import Address, Listener, resolve
 from tlsloader._carried import FOR_A_WHILE, Carried
 from tlsloader._context import shared_client_context
 from tlsloader._dial import Dial
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tlsloader._carried import Stay
     from tlsloader._context import TLSVersion
+    from tlsloader._dial import Resolve
     from tlsloader._material import Material
     from tlsloader._source import Source
     from tlsloader._spiffe import SpiffeID
@@ -50,7 +51,8 @@ class Dialer:
     each connection of the channel becomes a TLS connection on which the server has
     proven its SPIFFE ID, and shown that it accepts ours: only then do calls flow.
     A dial that fails answers the channel's calls with UNAVAILABLE and the reason,
-    and is tried again for the next call, but not within 75 ms.
+    and is tried again for the next call, but not within 75 ms. All addresses of a
+    name are tried; *connect_timeout* bounds them together, in seconds.
 
     The channel may outlive any number of rotations of either side. A server whose
     root is withdrawn is hung up on: the calls that run fail with UNAVAILABLE and
@@ -68,6 +70,7 @@ class Dialer:
         connect_timeout: float = 5.0,
         stay: Stay = FOR_A_WHILE,
         tally: Tally | None = None,
+        resolve: Resolve = resolve,
         on_connected: Callable[[Peer], None] | None = None,
     ) -> None:
         self._source = source
@@ -78,6 +81,7 @@ class Dialer:
         self._clock = clock
         self._timeout = connect_timeout
         self._stay = stay
+        self._resolve = resolve
         self._on_connected = on_connected
         self.tally = tally or Tally()
         self._own = source.current()
@@ -177,13 +181,18 @@ class Dialer:
 
     async def _dial(self) -> tuple[End, Peer, Material]:
         own = self._own
-        context = shared_client_context(
-            own, self._allow.trust_domains, self._minimum_tls
+        dial = Dial(
+            self._expected,
+            self._address,
+            own,
+            shared_client_context(own, self._allow.trust_domains, self._minimum_tls),
+            timeout=self._timeout,
+            clock=self._clock,
+            resolve=self._resolve,
         )
-        dial = Dial(self._expected, self._address, own, context, self._timeout)
         if self._leaving:
             raise dial.failed("closing", "this way is being closed")
-        end, peer = await dial.run(self._clock.now())
+        end, peer = await dial.run()
         if self._own is not own:  # a generation has come meanwhile
             try:
                 peer = recheck(
@@ -194,8 +203,7 @@ class Dialer:
                 )
             except PeerRefusedError as error:
                 end.transport.abort()
-                text = f"server is not proven to be {self._expected}: {error}"
-                raise dial.failed(error.reason, text, error.peer_id) from error
+                raise dial.refused(error) from error
         return end, peer, own
 
     async def _carry(self, relay: Relay, peer: Peer, own: Material) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tlsloader._address import queued_up
 from tlsloader._carried import Carried, Stay
 from tlsloader._end import End
 from tlsloader._errors import PeerRefusedError
@@ -29,7 +30,6 @@ __all__ = ["Calls", "Guests", "Proven", "fields_of"]
 
 _log = logging.getLogger(__name__)
 
-_RETRY: Final = 0.1
 _ABSTRACT: Final = "unix-abstract:"
 
 
@@ -172,7 +172,7 @@ class Guests:
         try:
             connection.setblocking(False)  # noqa: FBT003
             connection.bind(f"\0{name}")
-            await self._queue_up(connection)
+            await queued_up(connection, self._path, self._clock)
             end = End()
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: end, sock=connection)
@@ -180,13 +180,6 @@ class Guests:
             connection.close()
             raise
         return _ABSTRACT + name, end
-
-    async def _queue_up(self, connection: socket.socket) -> None:
-        # A full backlog is EAGAIN here, which asyncio takes for "in progress"
-        while True:
-            with suppress(BlockingIOError):
-                return connection.connect(self._path)
-            await self._clock.sleep(_RETRY)
 
 
 def fields_of(door: str, error: PeerRefusedError) -> dict[str, object]:
