@@ -9,6 +9,7 @@ from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
 from tlsloader._errors import (
     DialFailedError,
+    ForkedError,
     InvalidMatcherError,
     InvalidSpiffeIDError,
     ListenError,
@@ -37,6 +38,7 @@ __all__ = [
     "Dialer",
     "FileSource",
     "FixedSource",
+    "ForkedError",
     "Handed",
     "HandedSource",
     "InvalidMatcherError",

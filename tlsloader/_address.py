@@ -13,6 +13,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, Self
 
 from tlsloader._errors import ListenError
+from tlsloader._private import kept
 
 if TYPE_CHECKING:
     from clock import Clock
@@ -108,7 +109,7 @@ async def connected(place: Address, clock: Clock) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    return sock
+    return kept(sock)
 
 
 async def queued_up(sock: socket.socket, path: str, clock: Clock) -> None:
@@ -124,8 +125,9 @@ class Listener:
     """A listening socket; a Unix one leaves no file behind."""
 
     def __init__(self, sock: socket.socket, address: Address) -> None:
-        self.sock = sock
+        self.sock = kept(sock)
         self.address = address
+        self._owner = os.getpid()
         self._inode = _inode(address.path) if address.path else None
 
     @classmethod
@@ -149,7 +151,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening and remove our own socket file."""
         self.sock.close()
-        path = self.address.path
+        path = self.address.path if os.getpid() == self._owner else ""
         if path and self._inode is not None and _inode(path) == self._inode:
             os.unlink(path)  # noqa: PTH108
 

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING, Final
 
 from clock import SYSTEM, Clock
-from tlsloader._address import Address, Listener, resolve
+from tlsloader._address import Address, resolve
 from tlsloader._carried import FOR_A_WHILE, Carried
 from tlsloader._context import shared_client_context
 from tlsloader._dial import Dial
-from tlsloader._end import End
 from tlsloader._errors import DialFailedError, PeerRefusedError
+from tlsloader._inlet import Inlet
 from tlsloader._matchers import Allowlist
-from tlsloader._private import PrivateFolder, credentials
 from tlsloader._refuser import Refuser
 from tlsloader._relay import Relay
 from tlsloader._tally import Tally
-from tlsloader._tasks import OwnTasks
 from tlsloader._verify import recheck
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from tlsloader._carried import Stay
     from tlsloader._context import TLSVersion
     from tlsloader._dial import Resolve
+    from tlsloader._end import End
     from tlsloader._material import Material
     from tlsloader._source import Source
     from tlsloader._spiffe import SpiffeID
@@ -40,8 +37,6 @@ _log = logging.getLogger(__name__)
 
 _VERDICT: Final = 0.075
 """Seconds for which a failed dial answers for the next one."""
-
-_RETRY: Final = 0.1
 
 
 class Dialer:
@@ -86,10 +81,7 @@ class Dialer:
         self.tally = tally or Tally()
         self._own = source.current()
         self._verdict: tuple[float, DialFailedError] | None = None
-        self._folder: PrivateFolder | None = None
-        self._listener: Listener | None = None
-        self._accepting = OwnTasks()
-        self._tasks = OwnTasks()
+        self._inlet = Inlet(self._serve, clock)
         self._carried: set[Carried] = set()
         self._leaving = False
         self._unsubscribe: Callable[[], None] = _nothing
@@ -101,63 +93,33 @@ class Dialer:
 
     async def start(self) -> str:
         """Return the target for the channel; nothing is dialled before it is used."""
-        self._folder = PrivateFolder()
-        address = Address(path=str(self._folder.path / "dial"))
-        self._listener = await Listener.open(address)
         self._unsubscribe = self._source.subscribe(self._renew)
         self._own = self._source.current()
-        self._accepting.start(self._accept(self._listener.sock))
-        return str(address)
+        return await self._inlet.start()
 
     async def drain(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
         """Begin no new call and wait, at most *timeout* seconds, for those begun."""
         self._leaving = True
         for carried in self._carried:
             carried.leave()
-        await self._tasks.wait(timeout)
+        await self._inlet.wait(timeout)
 
     async def aclose(self) -> None:
         """End every connection now and remove the private socket."""
         self._unsubscribe()
-        await self._accepting.end()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        await self._tasks.end()
-        if self._folder is not None:
-            self._folder.remove()
+        await self._inlet.aclose()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                _log.warning("cannot accept", extra={"detail": str(error)})
-                await self._clock.sleep(_RETRY)
-                continue
-            if credentials(connection).pid == os.getpid():
-                self._tasks.start(self._serve(connection), connection)
-            else:
-                # The channel of this very process is the only one that may come
-                connection.close()
-                _log.warning("peer refused", extra={"reason": "other_process"})
-
-    async def _serve(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        local = End()
-        await loop.connect_accepted_socket(lambda: local, connection)
+    async def _serve(self, local: End) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101
+        # When the channel hangs up, nobody waits for this dial any more
+        local.watch(task.cancel)
         try:
-            # When the channel hangs up, nobody waits for this dial any more
-            local.watch(task.cancel)
             remote, peer, own = await self._connect()
-            await self._carry(Relay(server=remote, client=local), peer, own)
         except DialFailedError as error:
             await Refuser(local, str(error)).run()
-        finally:
-            local.transport.abort()
+        else:
+            await self._carry(Relay(server=remote, client=local), peer, own)
 
     async def _connect(self) -> tuple[End, Peer, Material]:
         if self._verdict is not None:

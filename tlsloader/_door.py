@@ -11,6 +11,7 @@ from tlsloader._address import Address, Listener
 from tlsloader._carried import FOR_A_WHILE
 from tlsloader._errors import PeerRefusedError
 from tlsloader._guests import Guests, fields_of
+from tlsloader._private import kept
 from tlsloader._tally import Tally
 from tlsloader._tasks import OwnTasks
 
@@ -145,7 +146,7 @@ class Door:
                 _log.warning("cannot accept", extra={"detail": str(error)})
                 await self._clock.sleep(_RETRY)
             else:
-                self._welcome(connection)
+                self._welcome(kept(connection))
 
     def _welcome(self, connection: socket.socket) -> None:
         if len(self._tasks) >= self._max_connections and not self._displace():

@@ -8,6 +8,7 @@
     * PeerRefusedError       the peer did not prove an identity this door admits
     * ListenError            the acceptor cannot listen where it was told to
     * DialFailedError        no proven connection to the expected server
+    * ForkedError            a forked child may not use what is its parent's
 
 A ``reason`` is one stable snake_case word, fit for logs and metrics; the text
 is a sentence for people. Neither is ever told to a peer.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DialFailedError",
+    "ForkedError",
     "InvalidMatcherError",
     "InvalidSpiffeIDError",
     "ListenError",
@@ -119,6 +121,17 @@ class DialFailedError(TLSLoaderError):
         self.reason = reason
         self.expected = expected
         self.presented = presented
+
+
+class ForkedError(TLSLoaderError):
+    """A forked child may not use what belongs to the process *owner*."""
+
+    def __init__(self, what: str, owner: int) -> None:
+        super().__init__(
+            f"{what} belongs to process {owner}, from which this one was forked: "
+            "start a new program instead, or fork before gRPC is used"
+        )
+        self.owner = owner
 
 
 def _shortened(text: str) -> str:

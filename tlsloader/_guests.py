@@ -14,7 +14,7 @@ from tlsloader._address import queued_up
 from tlsloader._carried import Carried, Stay
 from tlsloader._end import End
 from tlsloader._errors import PeerRefusedError
-from tlsloader._private import PrivateFolder
+from tlsloader._private import PrivateFolder, kept
 from tlsloader._relay import LAST_WORDS, Relay
 from tlsloader._tasks import OwnTasks
 
@@ -172,7 +172,7 @@ class Guests:
         try:
             connection.setblocking(False)  # noqa: FBT003
             connection.bind(f"\0{name}")
-            await queued_up(connection, self._path, self._clock)
+            await queued_up(kept(connection), self._path, self._clock)
             end = End()
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: end, sock=connection)

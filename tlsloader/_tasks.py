@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class OwnTasks:
     """
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -45,15 +47,22 @@ class OwnTasks:
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
         """Return once all have ended, or after *timeout* seconds."""
+        self._forget_parents()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 
     async def end(self) -> None:
         """Cancel all and return once they are gone."""
+        self._forget_parents()
         for task in self._tasks:
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _forget_parents(self) -> None:
+        # In a forked child nobody runs them any more: waiting would never end
+        if os.getpid() != self._owner:
+            self._tasks.clear()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

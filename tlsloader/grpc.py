@@ -1,15 +1,17 @@
 """gRPC on top of proven connections: options, channels and the gate.
 
-With `_gate`, `_handlers` and `workload` the only gRPC imports of this room.
+With `_gate`, `_handlers`, `_channel` and `workload` the only gRPC imports of this room.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import grpc.aio
-
+from tlsloader._channel import opened
 from tlsloader._gate import CALLER, Gate
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 __all__ = [
     "CALLER",
@@ -69,5 +71,10 @@ FRONT_SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (*_SERVER, *_FRONT_ME
 
 
 def channel(target: str) -> grpc.aio.Channel:
-    """Open a channel to *target*, the private Unix socket of a `Dialer`."""
-    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    """Open a channel to *target*, the private Unix socket of a `Dialer`.
+
+    Raises:
+        ForkedError: this process was forked from one that has used gRPC. Calls on a
+            channel that a child inherits raise the same.
+    """
+    return opened(target, CHANNEL_OPTIONS)

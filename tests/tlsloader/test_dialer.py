@@ -238,36 +238,42 @@ async def test_a_call_given_up_while_dialling_leaves_nothing() -> None:
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(private_path(out.dialer))
                 caller.sendall(PREFACE)
-                await until(lambda: len(out.dialer._tasks) == 1)
-            await until(lambda: not out.dialer._tasks, 2)
+                await until(lambda: len(out.dialer._inlet._tasks) == 1)
+            await until(lambda: not out.dialer._inlet._tasks, 2)
 
 
-async def test_another_process_is_turned_away() -> None:
+@pytest.mark.slow
+async def test_another_process_is_turned_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The private socket is for our own channel; the kernel says who comes."""
+    code = (
+        "import grpc,sys\n"
+        "with grpc.insecure_channel(sys.argv[1]) as channel:\n"
+        "    try: channel.unary_unary('/test.Service/Echo')(b'x', timeout=10)\n"
+        "    except grpc.RpcError as e: print(e.code().name, e.details())\n"
+    )
     async with mesh() as one:
-        target = private_path(one.way.dialer)
-        code = (
-            "import socket,sys;s=socket.socket(socket.AF_UNIX);"
-            "s.connect(sys.argv[1]);s.settimeout(5);"
-            "s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n');"
-            "print(len(s.recv(1)))"
-        )
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
             code,
-            target,
+            f"unix:{private_path(one.way.dialer)}",
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
         )
-        out, _ = await child.communicate()
-        assert out in {b"0\n", b""}
+        said, _ = await child.communicate()
+        own = os.getpid()
+        assert said.decode() == (
+            f"UNAVAILABLE this channel is that of process {own}: open one of your own\n"
+        )
         assert one.node.acceptor.connections == 0
+    (record,) = (vars(each) for each in caplog.records if each.levelname == "ERROR")
+    assert (record["reason"], record["pid"]) == ("other_process", child.pid)
 
 
 def private_path(dialer: Dialer) -> str:
-    assert dialer._folder is not None
-    path = dialer._folder.path / "dial"
+    assert dialer._inlet._folder is not None
+    path = dialer._inlet._folder.path / "dial"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     return str(path)
 

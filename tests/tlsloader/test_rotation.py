@@ -123,7 +123,7 @@ async def test_a_rotation_during_each_dial_hangs_no_call() -> None:
     async with mesh() as one:
         for generation in range(2, 42):
             calling = asyncio.ensure_future(one.way.call())
-            await until(lambda: one.way.dialer._tasks or calling.done())  # noqa: B023
+            await until(lambda: one.way.dialer._inlet._tasks or calling.done())  # noqa: B023
             one.source.publish(one.forge.material(ROUTER, generation=generation))
             async with asyncio.timeout(5):
                 assert await calling == b"hello"

@@ -181,9 +181,10 @@ async def call(
 class Way:
     """A channel through a dialer, as `way` yields it."""
 
-    def __init__(self, dialer: Dialer, opened: grpc.aio.Channel) -> None:
+    def __init__(self, dialer: Dialer, target: str) -> None:
         self.dialer = dialer
-        self.channel = opened
+        self.target = target
+        self.channel = channel(target)
 
     async def call(self, method: str = "Echo", message: bytes = b"hello") -> bytes:
         return await call(self.channel, method, message)
@@ -240,11 +241,11 @@ async def way(
     """Open a channel to *address* through a dialer."""
     identity = SpiffeID.parse(expected)
     dialer = Dialer(source, expected=identity, address=address, **options)
-    opened = channel(await dialer.start())
+    out = Way(dialer, await dialer.start())
     try:
-        yield Way(dialer, opened)
+        yield out
     finally:
-        await opened.close()
+        await out.channel.close()
         await dialer.aclose()
 
 
