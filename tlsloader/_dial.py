@@ -78,7 +78,9 @@ class Dial:
     def failed(
         self, reason: str, text: str, presented: SpiffeID | None = None
     ) -> DialFailedError:
-        """Make the error of this dial."""
+        """Make the error of this dial; its text names the server that was expected."""
+        if str(self.expected) not in text:
+            text += f"; expected {self.expected}"
         return DialFailedError(
             reason, text, expected=self.expected, presented=presented
         )
@@ -161,7 +163,7 @@ class Dial:
                 domain = self.expected.trust_domain
                 text = (
                     f"the certificate of the server at {at} leads to no root of "
-                    f"{domain} ({error.verify_message}); expected {self.expected}"
+                    f"{domain} ({error.verify_message})"
                 )
                 return self.failed(handshake_reason(error), text)
             case ssl.SSLError() | ConnectionAbortedError() | ConnectionResetError():

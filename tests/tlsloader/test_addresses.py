@@ -108,7 +108,9 @@ async def test_a_name_that_leads_nowhere_is_said_so() -> None:
 
     async with way(FORGE.source(ROUTER), NAME, resolve=nowhere) as out:
         error = await out.refusal()
-    assert error.details() == f"cannot connect to {NAME}: Name or service not known"
+    assert error.details() == (
+        f"cannot connect to {NAME}: Name or service not known; expected {PICOD}"
+    )
 
 
 async def test_a_name_that_is_looked_up_for_too_long() -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.tlsloader.transport import mesh, until
+from tests.tlsloader.transport import mesh, settled, until
 from tlsloader._end import End
 from tlsloader._frames import GOAWAY, PREFACE, frame
 from tlsloader._relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 BOTH_LOOPS = True
 
@@ -62,17 +62,6 @@ async def _end(near: socket.socket) -> End:
     end = End()
     await asyncio.get_running_loop().connect_accepted_socket(lambda: end, near)
     return end
-
-
-async def settled(count: Callable[[], int]) -> None:
-    """Return once *count* has not changed for a third of a second."""
-    last = count()
-    try:
-        while True:
-            await until(lambda: count() > last, 0.3)  # noqa: B023 -- meant so
-            last = count()
-    except TimeoutError:
-        return
 
 
 @asynccontextmanager
@@ -198,15 +187,35 @@ async def test_a_client_that_leaves_without_reading_is_cut_off() -> None:
             await far.relay.wait_closed()
 
 
+@pytest.mark.slow
 async def test_who_does_not_read_holds_the_sender_back() -> None:
     """Only buffers of a fixed size fill: no byte is read that cannot be passed on."""
     async with relayed() as far:
         size = 8 << 20
         sending = asyncio.ensure_future(far.send(bytes(size)))
         await until(lambda: far.relay._client.full)
-        assert far.relay._client.transport.get_write_buffer_size() < 1 << 20
+        held = far.relay._client.transport.get_write_buffer_size
+        await settled(held)
+        assert held() < 1 << 20
         assert not sending.done()
         assert len(await far.read(size)) == size
+        await sending
+
+
+@pytest.mark.slow
+async def test_a_server_that_does_not_read_holds_the_client_back() -> None:
+    """The same the other way round, whatever HTTP/2 would have allowed it."""
+    async with relayed() as far:
+        loop, size, got = asyncio.get_running_loop(), 8 << 20, 0
+        sending = asyncio.ensure_future(loop.sock_sendall(far.client, bytes(size)))
+        await until(lambda: far.relay._server.full)
+        held = far.relay._server.transport.get_write_buffer_size
+        await settled(held)
+        assert held() < 1 << 20
+        assert not sending.done()
+        async with asyncio.timeout(5):
+            while got < size:
+                got += len(await loop.sock_recv(far.server, size))
         await sending
 
 

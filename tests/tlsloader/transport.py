@@ -67,6 +67,10 @@ class Service:
         self.stubborn = False
         """Whether handlers that are cancelled take a while."""
         self.ended = asyncio.Event()
+        self.asked = 0
+        """Bytes of the request that `late` has read to its end."""
+        self.go = asyncio.Event()
+        """Lets `late` answer."""
 
     @asynccontextmanager
     async def _runs(self) -> AsyncIterator[None]:
@@ -120,6 +124,26 @@ class Service:
                 total += len(request)
         return str(total).encode()
 
+    async def late(
+        self, requests: AsyncIterator[bytes], _context: Any
+    ) -> AsyncIterator[bytes]:
+        """Answer only when the request is over, and when the test says so."""
+        async with self._runs():
+            self.asked = sum([len(request) async for request in requests])
+            await self.go.wait()
+            for number in range(3):
+                yield str(number).encode()
+
+    async def deaf(self, _requests: AsyncIterator[bytes], _context: Any) -> bytes:
+        """Read nothing, and answer never."""
+        return await self.wait(b"", None)
+
+    async def curt(
+        self, _requests: AsyncIterator[bytes], _context: Any
+    ) -> AsyncIterator[bytes]:
+        """Answer without having read anything."""
+        yield b"no"
+
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
             "test.Service",
@@ -129,6 +153,9 @@ class Service:
                 "Down": grpc.unary_stream_rpc_method_handler(self.down),
                 "Both": grpc.stream_stream_rpc_method_handler(self.both),
                 "Up": grpc.stream_unary_rpc_method_handler(self.up),
+                "Late": grpc.stream_stream_rpc_method_handler(self.late),
+                "Deaf": grpc.stream_unary_rpc_method_handler(self.deaf),
+                "Curt": grpc.stream_stream_rpc_method_handler(self.curt),
                 "Wait": grpc.unary_unary_rpc_method_handler(self.wait),
             },
         )
@@ -284,6 +311,17 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 -- of things that have no event
             await asyncio.sleep(0.005)  # noqa: TID251 -- bounded above
+
+
+async def settled(count: Callable[[], int]) -> None:
+    """Return once *count* has not changed for a third of a second."""
+    last = count()
+    try:
+        while True:
+            await until(lambda: count() > last, 0.3)  # noqa: B023 -- meant so
+            last = count()
+    except TimeoutError:
+        return
 
 
 def tls(svid: Svid | None = None, version: str = "") -> ssl.SSLContext:
