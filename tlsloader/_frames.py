@@ -70,6 +70,7 @@ class FrameFollower:
         "_head",
         "_left",
         "_started",
+        "goaway_at",
         "goaway_seen",
         "headers_seen",
     )
@@ -79,6 +80,8 @@ class FrameFollower:
         """Whether a stream has begun."""
         self.goaway_seen = False
         """Whether a GOAWAY has passed, or its beginning."""
+        self.goaway_at = 0
+        """Where the first began, in what was fed then."""
         self._head = b""
         self._left = skip
         self._block_open = False
@@ -116,6 +119,7 @@ class FrameFollower:
         if kind in _BLOCKS:
             self.headers_seen = True
             self._block_open = not head[4] & END_HEADERS
-        elif kind == GOAWAY_KIND:
+        elif kind == GOAWAY_KIND and not self.goaway_seen:
             self.goaway_seen = True
+            self.goaway_at = max(0, at - HEADER)
         return at

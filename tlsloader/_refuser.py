@@ -84,8 +84,8 @@ class Refuser:
         self._end = end
         self._block = _answer(text)
         self._patience = patience
-        self._heard = b""
-        self._preface_seen = False
+        self._heard = bytearray()
+        self._skip = len(PREFACE)
         self._leaving = False
 
     async def run(self) -> None:
@@ -93,7 +93,8 @@ class Refuser:
         loop = asyncio.get_running_loop()
         transport = self._end.transport
         transport.write(frame(SETTINGS_KIND, 0, 0))
-        self._end.attach(self._received, transport.close)
+        # Who does not read our answers is not read from, either
+        self._end.attach(self._received, transport.close, self._end.hold)
         self._end.hold(paused=False)
         timers = [loop.call_later(self._patience, self._leave)]
         timers.append(loop.call_later(self._patience + 1, transport.abort))
@@ -108,36 +109,36 @@ class Refuser:
     def _leave(self) -> None:
         if not self._leaving:
             self._leaving = True
-            self._end.transport.write(GOAWAY)
+            self._end.send(GOAWAY)
 
     def _received(self, data: bytes) -> None:
-        self._heard += data
-        if not self._preface_seen:
-            if len(self._heard) < len(PREFACE):
-                return
-            self._preface_seen = True
-            self._heard = self._heard[len(PREFACE) :]
-        while len(self._heard) >= HEADER:
-            size = HEADER + int.from_bytes(self._heard[:3], "big")
-            if size > _LONGEST_FRAME:
+        heard, at = self._heard, self._skip
+        heard += data
+        while (start := at + HEADER) <= len(heard):
+            end = start + int.from_bytes(heard[at : at + 3], "big")
+            if end - at > _LONGEST_FRAME:
+                self._end.silence()
                 self._end.transport.abort()
                 return
-            if len(self._heard) < size:
-                return
-            whole, self._heard = self._heard[:size], self._heard[size:]
-            self._take(whole)
+            if end > len(heard):
+                break
+            self._take(bytes(heard[at:end]))
+            at = end
+        if at <= len(heard):
+            del heard[:at]
+            self._skip = 0
 
     def _take(self, whole: bytes) -> None:
         kind, flags = whole[3], whole[4]
         stream = int.from_bytes(whole[5:HEADER], "big") & 0x7FFFFFFF
-        write = self._end.transport.write
+        send = self._end.send
         if kind == SETTINGS_KIND and not flags & ACK:
-            write(frame(SETTINGS_KIND, ACK, 0))
+            send(frame(SETTINGS_KIND, ACK, 0))
         elif kind == PING_KIND and not flags & ACK:
-            write(frame(PING_KIND, ACK, 0, whole[HEADER:]))
+            send(frame(PING_KIND, ACK, 0, whole[HEADER:]))
         elif kind == HEADERS_KIND:
             answer = frame(HEADERS_KIND, END_HEADERS | END_STREAM, stream, self._block)
             if not flags & END_STREAM:
                 answer += frame(RST_STREAM_KIND, 0, stream, _NO_ERROR)
-            write(answer)
+            send(answer)
             self._leave()

@@ -34,6 +34,7 @@ class Relay:
         self._asked = FrameFollower(skip=len(PREFACE))
         self._settled = False
         self._due = b""  # a frame of ours, for the next border
+        self._withheld = b""  # what the server said too early
         self._leaving = self._ending = False
         self._closing: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
@@ -55,9 +56,9 @@ class Relay:
 
         Not before its first call, or `SETTLE` seconds: gRPC clients do not notice a
         GOAWAY that comes with the very first SETTINGS, keep the connection for new
-        calls, and try them on it for ever.
+        calls, and try them on it for ever. One of the server's own waits, too.
         """
-        if self._leaving or self._ending:
+        if self._leaving or self._ending or self._frames.goaway_seen:
             return
         self._leaving = True
         self._due = GOAWAY
@@ -71,6 +72,7 @@ class Relay:
         """
         if self._closing is not None:
             return
+        self._settle()
         self._ending = True
         self._due = goaway(reason)
         loop = asyncio.get_running_loop()
@@ -84,6 +86,7 @@ class Relay:
             return
         loop = asyncio.get_running_loop()
         self._closing = loop.call_later(LINGER, self.abort)
+        self._client.send(self._withheld)
         for end in (self._server, self._client):
             end.silence()
             end.transport.close()
@@ -124,6 +127,10 @@ class Relay:
     def _settle(self) -> None:
         """Remember that the client uses its connection, or has known it for long."""
         self._settled = True
+        if self._withheld:
+            self._client.send(self._withheld)
+            self._withheld = b""
+            self._server.hold(self._client.full)
         self._speak()
 
     def _from_client(self, data: bytes) -> None:
@@ -137,9 +144,19 @@ class Relay:
         border = self._frames.feed(data)
         if self._frames.goaway_seen and not self._ending:
             self._due = b""  # it has said so itself, perhaps with an earlier end
+            if not self._settled:
+                self._withhold(data)
+                return
         if border < 0 or not (self._due and self._may_speak):
             self._client.send(data)
             return
         rest = b"" if self._ending else data[border:]
         self._client.send(data[:border] + self._due + rest)
         self._spoken()
+
+    def _withhold(self, data: bytes) -> None:
+        """Keep all that comes from the server's GOAWAY on, until the client settles."""
+        early = 0 if self._withheld else self._frames.goaway_at
+        self._client.send(data[:early])
+        self._withheld += data[early:]
+        self._server.hold(paused=True)

@@ -39,16 +39,17 @@ async def posing(
 
 
 class Ear:
-    """A server that says its SETTINGS and keeps what it hears."""
+    """A server that says its SETTINGS, or *say*, and keeps what it hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: bytes = frame(4, 0, 0)) -> None:
+        self.say = say
         self.heard = b""
 
     async def __call__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            writer.write(frame(4, 0, 0))
+            writer.write(self.say)
             while data := await reader.read(65536):
                 self.heard += data
         except OSError:

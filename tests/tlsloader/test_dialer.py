@@ -27,6 +27,7 @@ from tests.tlsloader.transport import (
     way,
 )
 from tlsloader import Dialer, SpiffeID
+from tlsloader._frames import GOAWAY, frame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,6 +213,18 @@ async def test_a_slow_dial_is_waited_for() -> None:
         await until(lambda: out.dialer.connections == 1)
         assert not waiting.done()
         waiting.cancel()
+
+
+async def test_a_server_that_leaves_at_once_still_gets_the_call() -> None:
+    """Its GOAWAY comes with its SETTINGS: gRPC alone would wait on it for ever."""
+    ear = Ear(frame(4, 0, 0) + GOAWAY)
+    async with (
+        posing(FORGE.svid(PICOD), ear) as address,
+        way(FORGE.source(ROUTER), address) as out,
+    ):
+        calling = asyncio.ensure_future(out.call())
+        await until(lambda: b"/test.Service/Echo" in ear.heard)
+        calling.cancel()
 
 
 async def test_a_killed_server_ends_calls_and_a_new_one_is_found(

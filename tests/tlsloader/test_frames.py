@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tlsloader.streams import (
+    CONTINUATION,
+    HEADERS,
+    PUSH,
+    SETTINGS,
+    UNITS,
+    Unit,
+    borders,
+    joined,
+)
 from tlsloader._frames import END_HEADERS, GOAWAY, PREFACE, FrameFollower, frame
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-DATA, HEADERS, SETTINGS, PUSH, PING, CONTINUATION = 0, 1, 4, 5, 6, 9
-
-PLAIN = st.builds(
-    frame,
-    st.sampled_from((DATA, SETTINGS, PING, 0xAB)),
-    st.integers(0, 255),
-    st.integers(0, 2**31 - 1),
-    st.binary(max_size=300),
-).map(lambda one: [one])
-
-
-@st.composite
-def block(draw: st.DrawFn) -> list[bytes]:
-    """Make one unit that nothing may enter: a header block of one or more frames."""
-    pieces = draw(st.lists(st.binary(max_size=40), min_size=1, max_size=4))
-    kinds = [draw(st.sampled_from((HEADERS, PUSH)))]
-    kinds += [CONTINUATION] * (len(pieces) - 1)
-    last = len(pieces) - 1
-    return [
-        frame(kind, END_HEADERS if index == last else 0, 1, piece)
-        for index, (kind, piece) in enumerate(zip(kinds, pieces, strict=True))
-    ]
-
-
-UNITS = st.lists(PLAIN | block(), min_size=1, max_size=8)
-
-
-def borders(units: Sequence[Sequence[bytes]]) -> set[int]:
-    """Return the offsets at which a frame may be put."""
-    found, at = set(), 0
-    for unit in units:
-        at += sum(map(len, unit))
-        found.add(at)
-    return found
 
 
 @given(UNITS, st.data())
 def test_knows_every_border_however_the_bytes_are_split(
-    units: list[list[bytes]], data: st.DataObject
+    units: list[Unit], data: st.DataObject
 ) -> None:
     """Each border is found, and nothing else is taken for one."""
-    stream = b"".join(piece for unit in units for piece in unit)
+    stream = joined(units)
     cuts = data.draw(st.sets(st.integers(1, len(stream))), label="cuts")
     true_borders = borders(units)
     follower, start = FrameFollower(), 0
@@ -68,9 +38,9 @@ def test_knows_every_border_however_the_bytes_are_split(
 
 
 @given(UNITS)
-def test_splits_at_every_byte(units: list[list[bytes]]) -> None:
+def test_splits_at_every_byte(units: list[Unit]) -> None:
     """One byte at a time tells the same as all at once."""
-    stream = b"".join(piece for unit in units for piece in unit)
+    stream = joined(units)
     follower, found = FrameFollower(), set()
     for at in range(len(stream)):
         if follower.feed(stream[at : at + 1]) == 1:
@@ -87,10 +57,10 @@ def test_nothing_may_come_before_the_first_frame() -> None:
 
 
 @given(UNITS)
-def test_a_preface_is_skipped(units: list[list[bytes]]) -> None:
+def test_a_preface_is_skipped(units: list[Unit]) -> None:
     """What a client says before its frames is none, and its first call is noticed."""
     follower = FrameFollower(skip=len(PREFACE))
-    stream = PREFACE + b"".join(piece for unit in units for piece in unit)
+    stream = PREFACE + joined(units)
     for at in range(len(stream)):
         follower.feed(stream[at : at + 1])
     assert follower.at_border
