@@ -34,11 +34,12 @@ from serving import (
     start_metrics,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, Dialer, Stay
+from tlsloader import Acceptor, Allowlist, AllowlistFile, Dialer, Stay
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     import grpc
 
@@ -73,15 +74,18 @@ async def _serve(
     health, metrics = Health(*_SERVICES), Metrics()
     metrics.registry.register(house.figures())
     metrics.registry.register(IdentityFigures(source, health))
-    own = source.current().identity
     door = Acceptor(
         source,
-        allow=settings.clients(own.trust_domain),
+        allow=settings.clients(source.current().identity.trust_domain),
         minimum_tls=settings.tls_min_version,
         stay=Stay(busy=settings.max_stream_age),
         name="front",
     )
     callers = Callers(door, Allowlist(settings.admin_ids))
+    lists = [
+        await _listed(settings.client_ids_file, door.change_allowlist),
+        await _listed(settings.admin_ids_file, callers.change_admins),
+    ]
     server = new_server(
         [metrics.calls, Gate(callers.decide, door=door, refused=denied)],
         health=health,
@@ -96,6 +100,7 @@ async def _serve(
             jobs=[
                 *jobs,
                 *house.jobs(),
+                *(each.follow() for each in lists if each),
                 follow_sessions(health, house.watch),
                 follow_identity(health, source),
             ],
@@ -104,6 +109,18 @@ async def _serve(
             grace=settings.grace,
             ready=lambda at: announce(listen=at[0], metrics=figures),
         )
+
+
+async def _listed(
+    path: Path | None, change: Callable[[Allowlist], None]
+) -> AllowlistFile | None:
+    """Hand the list in *path* to *change*, now and whenever it is another one."""
+    if path is None:
+        return None
+    found = await AllowlistFile.load(path)
+    change(found.current())
+    found.subscribe(change)
+    return found
 
 
 async def _way(settings: Settings, source: Source) -> tuple[Way, list[Job]]:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from auth import PRINCIPAL_METADATA, Denied, Principal
+from tlsloader import PeerRefusedError
 
 if TYPE_CHECKING:
     from tlsloader import Allowlist, Peer, SpiffeID
@@ -38,6 +39,9 @@ class Proven(Protocol):
     def peer(self, context_peer: str) -> Peer | None:
         """Return who was proven on the connection of a call."""
 
+    def evict(self, identity: SpiffeID, error: PeerRefusedError) -> None:
+        """End the connections of *identity*, with the calls that run on them."""
+
 
 class Callers:
     """Turns the peer of each call into its `Caller`; the gate's decision."""
@@ -58,6 +62,20 @@ class Callers:
             raise Denied("no_certificate", f"nobody is proven to call {method}")
         caller = self._known.get(peer.id)
         return self._welcome(peer.id) if caller is None else caller
+
+    def change_admins(self, admins: Allowlist) -> None:
+        """Let *admins* use everybody's sessions; end the calls of who no longer may.
+
+        Those may come again, as ordinary callers.
+        """
+        self._admins = admins
+        for peer, caller in tuple(self._known.items()):
+            if caller.admin != admins.admits(peer):
+                del self._known[peer]
+                if caller.admin:
+                    text = f"{peer} is no administrator any more"
+                    error = PeerRefusedError("not_admin", text, peer_id=peer)
+                    self._door.evict(peer, error)
 
     def _welcome(self, peer: SpiffeID) -> Caller:
         # Whatever --client-ids admits: untrusted code never gets at other sandboxes.

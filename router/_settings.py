@@ -19,7 +19,7 @@ from serving import (
     IdentityFlags,
     flag,
 )
-from tlsloader import Allowlist
+from tlsloader import Allowlist, AllowlistError, read_allowlist
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,8 +47,20 @@ class Settings(IdentityFlags):
         multiple=True,
         help="whom to let in; default: spiffe://<our trust domain>/user/",
     )
+    client_ids_file: Path | None = flag(
+        "--client-ids-file",
+        PATH,
+        default=None,
+        help="whom to let in: one rule a line, # for comments; followed",
+    )
     admin_ids: tuple[Matcher, ...] = flag(
         "--admin-ids", MATCHER, multiple=True, help="who may use everybody's sessions"
+    )
+    admin_ids_file: Path | None = flag(
+        "--admin-ids-file",
+        PATH,
+        default=None,
+        help="the same, in a file like that of --client-ids-file",
     )
     workloadmanager: str = flag(
         "--workloadmanager", ADDRESS, help="where the WorkloadManager listens"
@@ -117,7 +129,13 @@ class Settings(IdentityFlags):
     log_level: str = flag("--log-level", LOG_LEVEL, default="info", help="")
 
     def clients(self, trust_domain: str) -> Allowlist:
-        """Return whom the front door lets in, given our own trust domain."""
+        """Return whom the front door lets in, given our own trust domain.
+
+        Raises:
+            AllowlistError: they are in a file, and it is not good any more.
+        """
+        if self.client_ids_file is not None:
+            return read_allowlist(self.client_ids_file)
         if self.client_ids:
             return Allowlist(self.client_ids)
         return Allowlist.parse(f"spiffe://{trust_domain}/user/")
@@ -146,6 +164,8 @@ class Settings(IdentityFlags):
         if self.jwt_rotation is not None and self.jwt_rotation < _SHORTEST_ROTATION:
             yield "--jwt-rotation is below one minute", "say 1h"
         yield from self._foreign_clients()
+        yield from _list_faults("--client-ids", self.client_ids, self.client_ids_file)
+        yield from _list_faults("--admin-ids", self.admin_ids, self.admin_ids_file)
 
     def _foreign_clients(self) -> Iterable[Fault]:
         for matcher in (*self.client_ids, *self.admin_ids):
@@ -164,3 +184,16 @@ class Settings(IdentityFlags):
         if self.workloadmanager_id is None:
             return True
         return matcher.trust_domain == self.workloadmanager_id.trust_domain
+
+
+def _list_faults(
+    flag: str, rules: tuple[Matcher, ...], file: Path | None
+) -> Iterable[Fault]:
+    if file is None:
+        return
+    if rules:
+        yield f"{flag} and {flag}-file are both set", "leave one out"
+    try:
+        read_allowlist(file)
+    except AllowlistError as error:
+        yield f"{flag}-file: {error}", error.hint

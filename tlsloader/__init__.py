@@ -1,6 +1,7 @@
 """Load, follow and prove identities; TLS in both directions, under gRPC."""
 
-from tlsloader._acceptor import Acceptor, UnixAcceptor
+from tlsloader._acceptor import Acceptor
+from tlsloader._allowfile import AllowlistFile, read_allowlist
 from tlsloader._bundle import TrustBundle
 from tlsloader._carried import Stay
 from tlsloader._context import TLSVersion
@@ -8,6 +9,7 @@ from tlsloader._der import certificates_to_pem, key_to_pem
 from tlsloader._dialer import Dialer
 from tlsloader._endpoint import parse_endpoint
 from tlsloader._errors import (
+    AllowlistError,
     DialFailedError,
     ForkedError,
     InvalidMatcherError,
@@ -26,12 +28,15 @@ from tlsloader._snapshot import BundlePaths, Paths
 from tlsloader._source import FileSource, FixedSource, Source
 from tlsloader._spiffe import SpiffeID, parse_trust_domain
 from tlsloader._tally import Tally
+from tlsloader._unix import UnixAcceptor
 from tlsloader._verify import Peer, recheck, verify_peer
 
 __all__ = [
     "JWTSVID",
     "Acceptor",
     "Allowlist",
+    "AllowlistError",
+    "AllowlistFile",
     "BundleDocument",
     "BundlePaths",
     "DialFailedError",
@@ -65,6 +70,7 @@ __all__ = [
     "parse_endpoint",
     "parse_matcher",
     "parse_trust_domain",
+    "read_allowlist",
     "recheck",
     "verify_peer",
 ]

@@ -1,10 +1,9 @@
-"""The ends in front of our gRPC servers: TLS, and plain Unix for our own user."""
+"""The TLS end in front of our gRPC servers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -15,7 +14,6 @@ from tlsloader._door import Door
 from tlsloader._end import End
 from tlsloader._errors import PeerRefusedError
 from tlsloader._guests import Proven
-from tlsloader._private import credentials
 from tlsloader._relay import LINGER
 from tlsloader._slots import Slots
 from tlsloader._verify import Peer, recheck, verify_peer
@@ -28,8 +26,9 @@ if TYPE_CHECKING:
     from tlsloader._matchers import Allowlist
     from tlsloader._material import Material
     from tlsloader._source import Source
+    from tlsloader._spiffe import SpiffeID
 
-__all__ = ["Acceptor", "UnixAcceptor"]
+__all__ = ["Acceptor"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +74,9 @@ class Acceptor(Door):
         self._slots = Slots(
             max_handshakes, patience=_PATIENCE, displaced=self._too_slow
         )
+        self._gaps: tuple[str, ...] | None = None
         self._own = self._fresh()
+        self._tell_gaps()
         self._unsubscribe = source.subscribe(self._renew)
 
     def peer(self, context_peer: str) -> Peer | None:
@@ -103,7 +104,14 @@ class Acceptor(Door):
         """Admit only *allow* from now on; who is not on it any more is evicted."""
         self._allow = allow
         self._own = self._fresh()
+        self._tell_gaps()
         self._judge_all()
+
+    def evict(self, identity: SpiffeID, error: PeerRefusedError) -> None:
+        """End the connections of *identity* because of *error*; it may come anew."""
+        for carried in self._guests:
+            if carried.peer is not None and carried.peer.id == identity:
+                self._guests.evict(carried, error)
 
     async def aclose(self) -> None:
         """Stop listening, end every connection now and remove the private folder."""
@@ -165,9 +173,25 @@ class Acceptor(Door):
     def _renew(self, _material: Material) -> None:
         """Take the new generation for new connections and let the old ones drain."""
         self._own = self._fresh()
+        self._tell_gaps()
         self._judge_all()
         for carried in self._guests:
             carried.leave()
+
+    def _tell_gaps(self) -> None:
+        """Say loudly, once, whom this door cannot let in for want of rules or roots."""
+        known = self._source.current().bundles
+        gaps = tuple(sorted(self._allow.trust_domains - known.keys()))
+        if not self._allow.matchers:
+            gaps = ("",)
+        if gaps == self._gaps:
+            return
+        self._gaps = gaps
+        for domain in gaps:
+            text = f"nobody can prove {domain}: there is no bundle (--trust-bundle)"
+            if not domain:
+                text = "the allowlist is empty: this door admits nobody"
+            _log.warning("door is closed", extra={"door": self.name, "detail": text})
 
     def _judge_all(self) -> None:
         bundles = self._source.current().bundles
@@ -196,47 +220,6 @@ class Acceptor(Door):
                 "generation": own.generation,
             },
         )
-
-
-class UnixAcceptor(Door):
-    """The end in front of a gRPC server for processes of our own user only.
-
-    No TLS: the kernel says whose process is at the other end.
-    """
-
-    def peer(self, context_peer: str) -> None:
-        """Return nothing: the peer is our own user, and has no SPIFFE ID.
-
-        Raises:
-            PeerRefusedError: nobody proved this connection.
-
-        """
-        self._guests.find(context_peer)
-
-    async def start(self, listen: str) -> str:
-        """Listen at *listen*, which must be ``unix:/path``.
-
-        Raises:
-            ListenError: the path is in use, or not ours to take.
-            ValueError: *listen* is something else.
-
-        """
-        if not listen.startswith("unix:"):
-            raise ValueError(f"{listen!r} is not unix:/path: this door knows no TLS")
-        return await super().start(listen)
-
-    async def _prove(self, connection: socket.socket) -> Proven:
-        end = End()
-        _check_user(credentials(connection).uid)
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: end, connection)
-        return Proven(end)
-
-
-def _check_user(uid: int) -> None:
-    if uid != os.getuid():
-        text = f"the peer is user {uid}, not our own user {os.getuid()}"
-        raise PeerRefusedError("other_user", text)
 
 
 async def _client_hello(connection: socket.socket) -> None:

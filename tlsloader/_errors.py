@@ -3,6 +3,7 @@
 * TLSLoaderError
     * InvalidSpiffeIDError   the text is not a SPIFFE ID
     * InvalidMatcherError    the text is not a rule about SPIFFE IDs
+    * AllowlistError         the file holds no list of such rules
     * MaterialError          the files do not form one usable identity
     * RuleBrokenError        a certificate breaks a rule (only inside this room)
     * PeerRefusedError       the peer did not prove an identity this door admits
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tlsloader._spiffe import SpiffeID
 
 __all__ = [
+    "AllowlistError",
     "DialFailedError",
     "ForkedError",
     "InvalidMatcherError",
@@ -61,6 +63,17 @@ class InvalidMatcherError(TLSLoaderError, ValueError):
         self.text = text
         self.reason = reason
         self.fault = fault
+
+
+class AllowlistError(TLSLoaderError):
+    """The file holds no allowlist; *line* is where it is wrong, 0 as a whole."""
+
+    hint = "one rule a line: spiffe://td/id, spiffe://td/prefix/ or spiffe://td/"
+
+    def __init__(self, reason: str, text: str, *, line: int = 0) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.line = line
 
 
 class MaterialError(TLSLoaderError):

@@ -85,10 +85,17 @@ class Allowlist:
 
     matchers: tuple[Matcher, ...] = ()
     trust_domains: frozenset[str] = field(init=False, repr=False, compare=False)
+    # Asked at each call, so that long lists of single identities must not be slow
+    _single: frozenset[SpiffeID] = field(init=False, repr=False, compare=False)
+    _others: tuple[Matcher, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        single = [each.identity for each in self.matchers if isinstance(each, _Exactly)]
+        others = [each for each in self.matchers if not isinstance(each, _Exactly)]
         domains = frozenset(matcher.trust_domain for matcher in self.matchers)
         object.__setattr__(self, "trust_domains", domains)
+        object.__setattr__(self, "_single", frozenset(single))
+        object.__setattr__(self, "_others", tuple(others))
 
     @classmethod
     def parse(cls, *texts: str) -> Self:
@@ -101,7 +108,12 @@ class Allowlist:
 
     def admits(self, identity: SpiffeID, /) -> bool:
         """Say whether some rule admits *identity*."""
-        return any(matcher.admits(identity) for matcher in self.matchers)
+        if self._single and identity in self._single:
+            return True
+        for matcher in self._others:  # noqa: SIM110 -- any() takes three times as long
+            if matcher.admits(identity):
+                return True
+        return False
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.matchers)) or "nobody"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from router._settings import Settings
 from serving import SettingsError, read
-from tlsloader import SpiffeID
+from tlsloader import Allowlist, SpiffeID
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEEDED = {
     "--workloadmanager": "unix:/run/wm.sock",
@@ -74,6 +79,32 @@ def test_tls_1_3_unless_told_otherwise() -> None:
     assert told("--tls-min-version", "1.2").tls_min_version == "1.2"
     (fault,) = faults("--tls-min-version", "1.1")
     assert fault.startswith("--tls-min-version: '1.1' is not one of '1.2', '1.3'")
+
+
+@pytest.mark.parametrize("flag", ["--client-ids", "--admin-ids"])
+def test_a_list_in_a_file_must_be_there_and_good(flag: str, tmp_path: Path) -> None:
+    """Each fault is told at the start, with the line; both ways at once are one."""
+    file = tmp_path / "ids"
+    (fault,) = faults(f"{flag}-file", str(file))
+    assert fault.startswith(f"{flag}-file: {file} does not exist")
+    file.write_text("# us\nspiffe://cluster.local/user/\n\nnonsense\n")
+    (fault,) = faults(f"{flag}-file", str(file))
+    assert fault.startswith(f"{flag}-file: {file}, line 4: 'nonsense' admits nobody")
+    file.write_text("spiffe://cluster.local/user/ada  # the first\n")
+    assert told(f"{flag}-file", str(file))
+    (fault,) = faults(f"{flag}-file", str(file), flag, "spiffe://cluster.local/user/")
+    assert fault == f"{flag} and {flag}-file are both set"
+
+
+def test_clients_in_a_file_replace_the_default(tmp_path: Path) -> None:
+    """An empty file admits nobody, not those of the default."""
+    file = tmp_path / "ids"
+    file.write_text("spiffe://cluster.local/team/a\n")
+    clients = told("--client-ids-file", str(file)).clients("cluster.local")
+    assert str(clients) == "spiffe://cluster.local/team/a"
+    file.write_text("# nobody yet\n")
+    clients = told("--client-ids-file", str(file)).clients("cluster.local")
+    assert clients == Allowlist()
 
 
 def test_an_agent_is_asked_instead_of_files() -> None:
