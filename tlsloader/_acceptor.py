@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from clock import SYSTEM, Clock
@@ -33,8 +34,8 @@ __all__ = ["Acceptor"]
 _log = logging.getLogger(__name__)
 
 _HANDSHAKE: Final = b"\x16"
-_PATIENCE: Final = 2.0
-"""Seconds that a handshake may take while others wait for its place."""
+_PATIENCE: Final = 0.05
+"""Seconds that a handshake keeps its place while others wait for one."""
 
 
 class Acceptor(Door):
@@ -44,9 +45,10 @@ class Acceptor(Door):
     that *allow* admits, by the roots of that identity's own trust domain. With
     ``client_certificate="optional"`` a client may also show none at all.
 
-    At most *max_handshakes* run at a time, each connection has *handshake_timeout*
-    seconds to prove itself, and those that say nothing cost neither a handshake nor
-    a place that a better one wants.
+    At most *max_handshakes* begin at a time, so that each is done soon; addresses take
+    turns, and none waits for another that is mute. Each connection has
+    *handshake_timeout* seconds to prove itself; those that say nothing cost no
+    handshake at all.
     """
 
     def __init__(  # noqa: PLR0913
@@ -57,7 +59,7 @@ class Acceptor(Door):
         client_certificate: Literal["required", "optional"] = "required",
         minimum_tls: TLSVersion = "1.3",
         clock: Clock = SYSTEM,
-        max_handshakes: int = 64,
+        max_handshakes: int = 8,
         handshake_timeout: float = 5.0,
         max_connections: int = 4096,
         stay: Stay = FOR_A_WHILE,
@@ -71,9 +73,7 @@ class Acceptor(Door):
         self._certificate = client_certificate
         self._minimum_tls = minimum_tls
         self._timeout = handshake_timeout
-        self._slots = Slots(
-            max_handshakes, patience=_PATIENCE, displaced=self._too_slow
-        )
+        self._slots = Slots(max_handshakes, patience=_PATIENCE)
         self._gaps: tuple[str, ...] | None = None
         self._own = self._fresh()
         self._tell_gaps()
@@ -123,7 +123,7 @@ class Acceptor(Door):
         try:
             async with asyncio.timeout(self._timeout):
                 await _client_hello(connection)
-                async with self._slots.place():
+                async with self._slots.place(_origin(connection)):
                     own = await self._shake_hands(end, connection)
             return Proven(end, self._judge(end), own)
         except BaseException as error:
@@ -161,9 +161,6 @@ class Acceptor(Door):
             allow=self._allow,
             now=self._clock.now(),
         )
-
-    def _too_slow(self) -> None:
-        self._refuse(PeerRefusedError("displaced", "its handshake was too slow"))
 
     def _fresh(self) -> tuple[Material, ssl.SSLContext]:
         own = self._source.current()
@@ -220,6 +217,14 @@ class Acceptor(Door):
                 "generation": own.generation,
             },
         )
+
+
+def _origin(connection: socket.socket) -> str:
+    """Return from where *connection* comes; all Unix sockets are of one place."""
+    with suppress(OSError):  # it has gone
+        peer = connection.getpeername()
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+    return ""
 
 
 async def _client_hello(connection: socket.socket) -> None:

@@ -23,7 +23,7 @@ __all__ = ["LONGEST_PATH", "Address", "Listener", "connected", "queued_up", "res
 LONGEST_PATH: Final = 107
 """Bytes in the path of a Unix socket. Source: unix(7), sun_path."""
 
-_BACKLOG: Final = 512
+_BACKLOG: Final = 4096
 _RETRY: Final = 0.1
 _PORTS: Final = range(65536)
 _REASONS: Final = {

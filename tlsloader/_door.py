@@ -27,6 +27,7 @@ __all__ = ["Door"]
 _log = logging.getLogger(__name__)
 
 _RETRY: Final = 0.1
+_MANY: Final = 1000
 
 
 class Door:
@@ -141,14 +142,19 @@ class Door:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listening)
+                self._welcome(connection)
+                # Whoever else is there, too: in a storm the loop does not come by often
+                for _ in range(_MANY):
+                    self._welcome(listening.accept()[0])
+            except BlockingIOError:
+                continue
             except OSError as error:
                 # Out of descriptors, for example: those who wait stay in the queue
                 _log.warning("cannot accept", extra={"detail": str(error)})
                 await self._clock.sleep(_RETRY)
-            else:
-                self._welcome(kept(connection))
 
     def _welcome(self, connection: socket.socket) -> None:
+        kept(connection).setblocking(False)  # noqa: FBT003
         if len(self._tasks) >= self._max_connections and not self._displace():
             connection.close()
             text = f"there are {self._max_connections} connections already"
