@@ -32,6 +32,10 @@ demo: venv ## run untrusted code through the whole mesh and show every proof
 test: venv ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: matrix
+matrix: venv ## show how every bad peer is refused, in both roles
+	$(BIN)/python -m tests.tlsloader.matrix
+
 .PHONY: peers
 peers: ## build the real servers that tests talk to, once (needs Go)
 	@for script in tests/peers/build*.sh; do bash "$$script"; done

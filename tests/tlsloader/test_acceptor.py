@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.fakes import FakeClock
-from tests.forge import BadCase, Forge
+from tests.forge import Forge
 from tests.tlsloader.transport import (
     PICOD,
     PREFACE,
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 BOTH_LOOPS = True
 FORGE = Forge()
-BAD = list(FORGE.bad_cases(ROUTER))
-# OpenSSL, which sees the chain first, has one word for all that is wrong with it
-COARSE = {"untrusted_chain", "wrong_purpose"}
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
@@ -61,32 +58,6 @@ async def test_lets_a_proven_peer_in_and_tells_who_it_is() -> None:
     async with mesh() as one:
         assert await one.way.call("Caller") == ROUTER.encode()
         assert one.node.acceptor.connections == 1
-
-
-@pytest.mark.parametrize("case", BAD, ids=[case.title for case in BAD])
-async def test_refuses_every_bad_certificate(
-    case: BadCase, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The peer gets not one byte of HTTP/2, the log the reason, the handler no call."""
-    async with hosted(FORGE.source(PICOD)) as node:
-        assert await knock(node.address, tls(case.chain)) == b""
-        await until(lambda: node.acceptor.refusals)
-        assert node.service.calls == 0
-        assert node.acceptor.connections == 0
-    (reason,) = node.acceptor.refusals
-    assert reason in {case.reason, *COARSE}
-    (record,) = refusals(caplog)
-    assert vars(record)["reason"] == reason
-    assert vars(record)["door"] == "data"
-    assert vars(record)["detail"]
-
-
-async def test_the_same_knock_with_a_good_certificate_is_answered() -> None:
-    """So the refusals above are not for the way of asking."""
-    async with hosted(FORGE.source(PICOD)) as node:
-        answer = await knock(node.address, tls(FORGE.svid(ROUTER)))
-        assert answer[3] == SETTINGS
-        assert not node.acceptor.refusals
 
 
 @pytest.mark.parametrize(

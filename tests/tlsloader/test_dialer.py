@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from tests.fakes import FakeClock
-from tests.forge import BadCase, Forge
+from tests.forge import Forge
 from tests.tlsloader.posing import Ear, hang_up, posing
 from tests.tlsloader.transport import (
     PICOD,
@@ -37,31 +37,11 @@ if TYPE_CHECKING:
 BOTH_LOOPS = True
 
 FORGE = Forge()
-BAD = list(FORGE.bad_cases(PICOD))
-COARSE = {"untrusted_chain", "wrong_purpose"}
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [vars(each) for each in caplog.records if each.message == "dial failed"]
-
-
-@pytest.mark.parametrize("case", BAD, ids=[case.title for case in BAD])
-async def test_sends_nothing_to_a_server_with_a_bad_certificate(
-    case: BadCase, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Not one byte of HTTP/2 leaves; the caller reads why."""
-    ear = Ear()
-    async with (
-        posing(case.chain, ear) as address,
-        way(FORGE.source(ROUTER), address) as out,
-    ):
-        error = await out.refusal()
-    assert error.code() is UNAVAILABLE
-    assert PICOD in (error.details() or "")
-    assert not ear.heard
-    reason = failures(caplog)[0]["reason"]
-    assert reason in {case.reason, *COARSE}
 
 
 async def test_says_which_server_is_there_and_which_was_expected(
