@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auth import KeysError, Signer, SigningKeys
 from clock import SYSTEM
@@ -18,6 +19,7 @@ from router._readiness import follow_sessions
 from router._settings import Settings
 from router._ways import ByCertificate, ByToken
 from serving import (
+    DoorFigures,
     FatalError,
     Health,
     Hosted,
@@ -34,7 +36,7 @@ from serving import (
     start_metrics,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, AllowlistFile, Dialer, Stay
+from tlsloader import Acceptor, Allowlist, AllowlistFile, Dialer, Stay, Tally
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
 
 if TYPE_CHECKING:
@@ -57,18 +59,27 @@ async def main(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
         source = await settings.identity()
-        way, jobs = await _way(settings, source)
-        manager = await _manager(settings, source, stack)
+        ways = await _ways(settings, source, stack)
         load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)
-        house = House(manager, way, load, SYSTEM)
-        await _serve(settings, source, house, [source.follow(), *jobs], stop)
+        house = House(ways.manager, ways.sandboxes, load, SYSTEM)
+        ways.jobs.append(source.follow())
+        await _serve(settings, source, house, ways, stop)
+
+
+class _Ways(NamedTuple):
+    """Whom we reach, the jobs that keep the ways open, and what they tell of it."""
+
+    manager: grpc.aio.Channel
+    sandboxes: Way
+    jobs: list[Job]
+    dials: dict[str, Tally]
 
 
 async def _serve(
     settings: Settings,
     source: KeptSource,
     house: House,
-    jobs: list[Job],
+    ways: _Ways,
     stop: asyncio.Event,
 ) -> None:
     health, metrics = Health(*_SERVICES), Metrics()
@@ -82,10 +93,12 @@ async def _serve(
         name="front",
     )
     callers = Callers(door, Allowlist(settings.admin_ids))
-    lists = [
-        await _listed(settings.client_ids_file, door.change_allowlist),
-        await _listed(settings.admin_ids_file, callers.change_admins),
-    ]
+    lists = {
+        "clients": await _listed(settings.client_ids_file, door.change_allowlist),
+        "admins": await _listed(settings.admin_ids_file, callers.change_admins),
+    }
+    files = {name: each for name, each in lists.items() if each is not None}
+    metrics.registry.register(DoorFigures({"front": door.tally}, ways.dials, files))
     server = new_server(
         [metrics.calls, Gate(callers.decide, door=door, refused=denied)],
         health=health,
@@ -98,9 +111,9 @@ async def _serve(
         await serve(
             Hosted(server, settings.listen, door),
             jobs=[
-                *jobs,
+                *ways.jobs,
                 *house.jobs(),
-                *(each.follow() for each in lists if each),
+                *(each.follow() for each in files.values()),
                 follow_sessions(health, house.watch),
                 follow_identity(health, source),
             ],
@@ -123,10 +136,26 @@ async def _listed(
     return found
 
 
-async def _way(settings: Settings, source: Source) -> tuple[Way, list[Job]]:
+async def _ways(settings: Settings, source: Source, stack: AsyncExitStack) -> _Ways:
+    dials = {"workloadmanager": Tally(), "sandbox": Tally()}
+    dialer = partial(
+        Dialer,
+        source,
+        minimum_tls=settings.tls_min_version,
+        stay=Stay(busy=settings.max_stream_age),
+    )
+    way, jobs = await _way(settings, partial(dialer, tally=dials["sandbox"]))
+    tally = dials["workloadmanager"]
+    manager = await _manager(settings, partial(dialer, tally=tally), stack)
+    return _Ways(manager, way, jobs, dials)
+
+
+async def _way(
+    settings: Settings, dialer: Callable[..., Dialer]
+) -> tuple[Way, list[Job]]:
     """Return the way to the sandboxes, and the jobs that keep it open."""
     if settings.picod_auth_mode == "mtls":
-        return ByCertificate(source, SYSTEM, settings.tls_min_version), []
+        return ByCertificate(dialer), []
     assert settings.signing_key_file is not None  # noqa: S101 - Settings.faults
     assert settings.public_keys_file is not None  # noqa: S101 - Settings.faults
     rotation = settings.jwt_rotation
@@ -144,20 +173,15 @@ async def _way(settings: Settings, source: Source) -> tuple[Way, list[Job]]:
 
 
 async def _manager(
-    settings: Settings, source: Source, stack: AsyncExitStack
+    settings: Settings, dialer: Callable[..., Dialer], stack: AsyncExitStack
 ) -> grpc.aio.Channel:
     """Return the channel to the WorkloadManager; closed with *stack*."""
     target = settings.workloadmanager
     if settings.enable_mtls:
         assert settings.workloadmanager_id is not None  # noqa: S101 - Settings.faults
-        dialer = Dialer(
-            source,
-            expected=settings.workloadmanager_id,
-            address=target,
-            minimum_tls=settings.tls_min_version,
-        )
-        target = await dialer.start()
-        stack.push_async_callback(dialer.aclose)
+        behind = dialer(expected=settings.workloadmanager_id, address=target)
+        target = await behind.start()
+        stack.push_async_callback(behind.aclose)
     else:
         warning = "warning: the WorkloadManager is reached without mutual TLS"
         print(warning, file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from auth import KeysError
 from router._errors import SandboxUnreachableError
-from tlsloader import Dialer, SpiffeID, TLSLoaderError
+from tlsloader import SpiffeID, TLSLoaderError
 from tlsloader.grpc import channel
 
 if TYPE_CHECKING:
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     import grpc
 
     from auth import Signer
-    from clock import Clock
     from router._callers import Caller
     from router._sessions import Session
-    from tlsloader import Source, TLSVersion
+    from tlsloader import Dialer
 
 __all__ = ["ByCertificate", "ByToken", "Line", "Way"]
 
@@ -67,21 +66,14 @@ class Way(Protocol):
 class ByCertificate:
     """Mutual TLS; the sandbox must prove the very identity it was made with."""
 
-    def __init__(
-        self, source: Source, clock: Clock, minimum_tls: TLSVersion = "1.3"
-    ) -> None:
-        self._source, self._clock = source, clock
-        self._minimum_tls = minimum_tls
+    def __init__(self, dialer: Callable[..., Dialer]) -> None:
+        self._dialer = dialer
 
     async def connect(self, session: Session) -> Line:
         """Put a dialer behind the channel that expects exactly this sandbox."""
         try:
-            dialer = Dialer(
-                self._source,
-                expected=SpiffeID.parse(session.spiffe_id),
-                address=session.address,
-                minimum_tls=self._minimum_tls,
-                clock=self._clock,
+            dialer = self._dialer(
+                expected=SpiffeID.parse(session.spiffe_id), address=session.address
             )
             return Line(await dialer.start(), dialer.aclose)
         except (TLSLoaderError, ValueError, OSError) as error:

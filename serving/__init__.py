@@ -36,6 +36,7 @@ start is a `FatalError` (text, hint, status). Logs: stdlib ``logging`` with
 ``extra={...}``; ids of the call by ``with bound(request_id=…)``.
 """
 
+from serving._door_figures import DoorFigures
 from serving._errors import (
     DENIED,
     DOMAIN,
@@ -113,6 +114,7 @@ __all__ = [
     "WORKLOAD_API",
     "Calls",
     "Door",
+    "DoorFigures",
     "FatalError",
     "Fault",
     "FlagType",

@@ -77,6 +77,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.refusals: Counter[str] = Counter()
         """How many calls were refused, or ended, by reason."""
         if door is not None:
+            self.refusals = door.tally.denials
             door.ends(self)
         self._handlers: OrderedDict[str, grpc.RpcMethodHandler[Any, Any]] = (
             OrderedDict()

@@ -20,3 +20,5 @@ class Tally:
     """How many were proven and ended by us all the same, by reason."""
     drains: int = 0
     """How many were asked to end when their calls have, for a newer connection."""
+    denials: Counter[str] = field(default_factory=Counter)
+    """How many calls on them were refused, or ended, by the gate, by reason."""

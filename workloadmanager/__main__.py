@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cubemesh.v1 import workloadmanager_pb2_grpc
 from serving import (
+    DoorFigures,
     FatalError,
     Health,
     Hosted,
@@ -103,6 +104,8 @@ async def _serve(
     metrics.registry.register(Figures(sessions, identities))
     if door.source is not None:
         metrics.registry.register(IdentityFigures(door.source, health))
+    doors = {"workloadmanager": door.acceptor.tally} if door.acceptor else {}
+    metrics.registry.register(DoorFigures(doors))
     server = new_server([metrics.calls, *door.interceptors], health=health)
     servicer = WorkloadManagerServicer(sessions, isolation=settings.isolation)
     workloadmanager_pb2_grpc.add_WorkloadManagerServicer_to_server(servicer, server)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import grpc
 
@@ -47,6 +48,7 @@ class Town:
     manager: FakeManager
     sandbox: Upstream
     listen: str
+    metrics: str
     log: Path
     process: asyncio.subprocess.Process
 
@@ -74,10 +76,21 @@ class Town:
         records = [json.loads(line) for line in lines if line.startswith("{")]
         return [record for record in records if record["event"] == event]
 
+    async def figures(self) -> set[str]:
+        """Return the samples that Prometheus would read now."""
+        text = await asyncio.to_thread(_scraped, f"http://{self.metrics}/metrics")
+        return {line for line in text.splitlines() if not line.startswith("#")}
+
     async def logged(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until *event* was logged *count* times; return the last record."""
         await until(lambda: len(self.records(event)) >= count)
         return self.records(event)[-1]
+
+
+def _scraped(url: str) -> str:
+    with urlopen(url, timeout=10) as answer:  # noqa: S310 - http, to our own process
+        text: str = answer.read().decode()
+        return text
 
 
 async def _dialled(
@@ -138,10 +151,20 @@ async def town(
         assert process.stdout is not None
         line = await process.stdout.readline()
         assert line, log.read_text()
-        listen = json.loads(line)["listen"]
+        ready = json.loads(line)
         if manager_id == MANAGER:
             await manager.watching.wait()
-        yield Town(folder, mesh, sandboxes, manager, sandbox, listen, log, process)
+        yield Town(
+            folder,
+            mesh,
+            sandboxes,
+            manager,
+            sandbox,
+            ready["listen"],
+            ready["metrics"],
+            log,
+            process,
+        )
 
 
 def _flags(folder: Path, mesh: Forge, sandboxes: Forge, mode: str) -> Sequence[str]:

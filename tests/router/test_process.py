@@ -137,6 +137,20 @@ async def test_the_front_door_answers_nobody_else(tmp_path: Path) -> None:
             await net.logged("peer refused", number)
 
 
+async def test_prometheus_hears_of_doors_and_dialers(tmp_path: Path) -> None:
+    """Who came, who did not get in and why, and whom we reached."""
+    async with town(tmp_path) as net, net.door() as door:
+        assert await stat(door, net.session().session_id) == b"onetwo"
+        assert await knock(net, tls(net.mesh.svid(MANAGER))) == b""
+        await net.logged("peer refused")
+        assert {
+            'cubemesh_door_connections{door="front"} 1.0',
+            'cubemesh_door_refused_total{door="front",reason="not_admitted"} 1.0',
+            'cubemesh_dial_connections{dial="workloadmanager"} 1.0',
+            'cubemesh_dial_connections{dial="sandbox"} 1.0',
+        } <= await net.figures()
+
+
 async def test_no_flag_lets_a_sandbox_in(tmp_path: Path) -> None:
     """Even where --client-ids names their whole trust domain."""
     clients = "spiffe://sandbox.cluster.local/"

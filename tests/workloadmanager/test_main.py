@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -38,6 +39,7 @@ class Service:
         self.runtime = ground.plan.runtime
         self.bundle = self.state / "bundles" / "sandbox.cluster.local.pem"
         self.log = ground.folder / "wm.log"
+        self.metrics = ""
         paths = ground.services.write(ground.folder / "own", WORKLOADMANAGER)
         self.flags = [
             *("--listen", f"unix:{self.runtime}/wm.sock"),
@@ -63,7 +65,9 @@ class Service:
                 assert one.stdout is not None
                 ready = one.stdout.readline()
                 assert ready, self.log.read_text()
-                assert json.loads(ready)["ready"]
+                told = json.loads(ready)
+                assert told["ready"]
+                self.metrics = f"http://{told['metrics']}/metrics"
                 yield one
             finally:
                 one.kill()
@@ -117,6 +121,20 @@ def service() -> Iterator[Service]:
         for picod in service.picods():
             picod.kill()
         ground.remove()
+
+
+def test_prometheus_hears_of_the_door(service: Service) -> None:
+    """A Router that has come in is a connection at it."""
+    wish = pb.ListTemplatesRequest()
+
+    async def both() -> str:
+        await service.call("ListTemplates", wish)
+        with urlopen(service.metrics, timeout=10) as answer:  # noqa: ASYNC210, S310
+            text: str = answer.read().decode()
+            return text
+
+    with service.running():
+        assert "cubemesh_door_connections{door=" in asyncio.run(both())
 
 
 def test_sandboxes_outlive_a_killed_manager(service: Service) -> None:
