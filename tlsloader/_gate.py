@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from tlsloader._calls import Call, RunningCalls
-from tlsloader._handlers import runner, running
+from tlsloader._handlers import runner_of, shaped_like
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -126,7 +126,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Put the gate before *handler*, and parsing behind the gate."""
-        run = runner(handler)
+        run = runner_of(handler)
 
         async def guarded(
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
@@ -139,7 +139,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 await _end(method, context, error)
                 raise
 
-        return running(guarded, handler)
+        return shaped_like(handler, guarded)
 
     async def _admit(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any]

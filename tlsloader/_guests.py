@@ -150,13 +150,15 @@ class Guests:
 
     async def _see_off(self, carried: Carried, error: PeerRefusedError) -> None:
         """Let the calls of *carried* fail with a status, and then itself go."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS):
-                carried.relay.goaway()
-                if self.calls is not None:
-                    await self.calls.end(carried.name, error)
-                    await carried.relay.wait_closed()
-        carried.relay.abort()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    carried.relay.goaway()
+                    if self.calls is not None:
+                        await self.calls.end(carried.name, error)
+                        await carried.relay.wait_closed()
+        finally:
+            carried.relay.abort()
 
     def _stays(self, carried: Carried) -> None:
         """Decide about a guest that was asked to go, and is still there."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Run = Callable[[Any, Context], Awaitable[Any]]
 
-__all__ = ["runner", "running"]
+__all__ = ["runner_of", "shaped_like"]
 
 _MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -25,7 +25,7 @@ _MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
 }
 
 
-def runner(handler: Handler) -> Run:
+def runner_of(handler: Handler) -> Run:
     """Return the one coroutine that does all that *handler* does.
 
     A single request is still to be parsed, whatever else comes before that.
@@ -44,7 +44,7 @@ def runner(handler: Handler) -> Run:
     return run
 
 
-def running(run: Run, handler: Handler) -> Handler:
+def shaped_like(handler: Handler, run: Run) -> Handler:
     """Return a handler of the same shape as *handler* that does what *run* does."""
     make = _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]
     parse = handler.request_deserializer if handler.request_streaming else None

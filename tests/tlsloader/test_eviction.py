@@ -159,6 +159,17 @@ async def test_a_handler_that_takes_its_time_delays_nobody() -> None:
         assert await running.ends() == [(Code.PERMISSION_DENIED, "denied")] * 4
 
 
+async def test_a_handler_that_ends_by_a_fault_changes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it raises instead of being cancelled is in our log, as ever."""
+    async with busy() as (one, running):
+        one.node.service.angry = True
+        one.node.acceptor.change_allowlist(NOBODY)
+        assert await running.ends() == [(Code.PERMISSION_DENIED, "denied")] * 4
+        await until(lambda: len(events(caplog, "handler failed")) == 4)
+
+
 @pytest.mark.slow
 async def test_a_peer_that_does_not_read_is_cut_off() -> None:
     """Its status waits behind what it has not read: the connection does not."""

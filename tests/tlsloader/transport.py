@@ -66,6 +66,8 @@ class Service:
         """How many handlers of streams, and of `wait`, have not ended."""
         self.stubborn = False
         """Whether handlers that are cancelled take a while."""
+        self.angry = False
+        """Whether handlers that are cancelled raise something else."""
         self.ended = asyncio.Event()
         self.asked = 0
         """Bytes of the request that `late` has read to its end."""
@@ -79,6 +81,8 @@ class Service:
         try:
             yield
         finally:
+            if self.angry:
+                raise RuntimeError("secret")
             if self.stubborn:
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(3)  # noqa: TID251 -- a bad handler does
