@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -149,6 +149,30 @@ async def test_the_others_stay() -> None:
         assert await streams[1].read() == b"y"
         assert (await one.refusal()).code() is Code.UNAVAILABLE
         assert await other.call() == b"hello"
+
+
+@pytest.mark.slow
+async def test_a_crowd_is_judged_a_few_at_a_time() -> None:
+    """A new root is verified for each peer, and the loop turns all the while."""
+    forge = Forge()
+    source = RotatingSource(forge.material(PICOD))
+    async with hosted(source) as node, AsyncExitStack() as stack:
+        svid, crowd = forge.svid(ROUTER), 40
+        for _ in range(crowd):
+            client = await stack.enter_async_context(raw(node.address, svid))
+            await client.heard(DATA, client.call())
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while node.acceptor.tally.evictions.total() < crowd:
+                await asyncio.sleep(0)  # noqa: TID251 -- one turn of the loop
+                turns += 1
+
+        async with asyncio.timeout(AT_ONCE):
+            withdraw(source, PICOD)
+            await turn()
+        assert turns > 1
 
 
 async def test_a_handler_that_takes_its_time_delays_nobody() -> None:
