@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 FORGE = Forge()
+LOOPS = ["asyncio", "uvloop"]
 _REPOSITORY = Path(__file__).parents[2]
 
 
@@ -88,9 +89,10 @@ async def test_with_grpcs_help_for_forks_no_call_passes_either(tmp_path: Path) -
         assert said.node.service.calls == 3
 
 
-async def test_the_child_holds_no_connection(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_the_child_holds_no_connection(tmp_path: Path, loop: str) -> None:
     """Whatever it writes to what it inherited reaches neither server nor parent."""
-    async with forked(tmp_path, "speak") as said:
+    async with forked(tmp_path, "speak", loop=loop) as said:
         assert said.by["speak"]["alive"] == 0
         assert said.node.acceptor.connections <= 1
 
@@ -109,7 +111,7 @@ async def test_what_the_child_closes_stays_open(tmp_path: Path) -> None:
         assert said.by["tidy"]
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 async def test_a_loop_that_runs_on_in_the_child_takes_nothing(
     tmp_path: Path, loop: str
 ) -> None:
