@@ -144,7 +144,7 @@ async def test_all_who_wait_are_taken_in_together() -> None:
 async def test_serves_200_handshakes_at_once() -> None:
     """All are let in, a few at a time."""
     context = tls(FORGE.svid(ROUTER))
-    async with hosted(FORGE.source(PICOD)) as node:
+    async with hosted(FORGE.source(PICOD), handshake_timeout=60) as node:
         answers = await asyncio.gather(
             *(knock(node.address, context) for _ in range(200))
         )

@@ -369,7 +369,7 @@ async def knock(
     how: dict[str, Any] = {"ssl": context, "server_hostname": "x"} if context else {}
     answer = b""
     with suppress(OSError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             reader, writer = await asyncio.open_connection(host, int(port), **how)
             try:
                 writer.write(say)
