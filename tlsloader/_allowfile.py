@@ -85,8 +85,8 @@ class AllowlistFile:
         ear = Ear(self._clock)
         with Watch([self._path], ear.hear) if watch else nullcontext() as watching:
             while True:
-                if watching:
-                    watching.arm()  # first, so that no change falls in between
+                if watching:  # first, so that no change falls in between
+                    await asyncio.to_thread(watching.arm)
                 await self._look()
                 await ear.listen(poll)
 

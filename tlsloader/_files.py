@@ -153,7 +153,7 @@ def looked(read: Callable[[Look], _T]) -> _T:
             else:
                 if look.unmoved:
                     return found
-    text = "the folders of our identity are replaced while they are read; write less"
+    text = "the folders of these files are replaced while they are read; write less"
     raise MaterialError("files_moving", text)
 
 
