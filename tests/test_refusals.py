@@ -133,7 +133,7 @@ def test_the_walk_over_the_code_misses_nothing() -> None:
         "bundle_…": "_bundle.py",  # made from another
         "closing": "_dialer.py",  # by a method
         "hung_up": "_context.py",  # returned
-        "other_process": "_dialer.py",  # only logged
+        "other_process": "_inlet.py",  # only logged
         "no_key_id": "_svids.py",  # of the room above
     }.items():
         assert GIVEN[reason] == module

@@ -148,8 +148,9 @@ def handshake_reason(error: BaseException) -> str:
             return chain_reason(error.verify_code)
         case ssl.SSLError():
             reason = error.reason or ""
-            by_peer = "refused_by_peer" if "_ALERT_" in reason else "handshake_failed"
-            return _TLS_REASONS.get(reason, by_peer)
+            if reason in _TLS_REASONS:
+                return _TLS_REASONS[reason]
+            return "refused_by_peer" if "_ALERT_" in reason else "handshake_failed"
         case TimeoutError():
             return "handshake_timeout"
         case _:

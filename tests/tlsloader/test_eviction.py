@@ -267,7 +267,7 @@ async def test_calls_fail_by_the_name_of_whom_we_hung_up_on(
         assert {code for code, _ in ends} == {Code.UNAVAILABLE}
         for _, details in ends:
             assert f"hung up on {PICOD}" in details
-            assert "does not chain to its trust bundle" in details
+            assert "it does not lead to its trust bundle" in details
         await until(lambda: one.way.dialer.connections == 0, AT_ONCE)
         assert one.way.dialer.tally.evictions == {"untrusted_chain": 1}
     (evicted,) = events(caplog, "server evicted")

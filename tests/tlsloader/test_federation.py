@@ -68,7 +68,7 @@ async def test_no_domain_vouches_for_another(
         assert await knock(node.address, tls(minted(forge, identity), version)) == b""
         await until(lambda: node.acceptor.refusals)
         unknown = identity == STRANGE
-        reason = "unknown_trust_domain" if unknown else "untrusted_chain"
+        reason = "no_bundle" if unknown else "untrusted_chain"
         assert node.acceptor.refusals == {reason: 1}
         good = tls(minted(THEM, PARTNER), version)
         assert (await knock(node.address, good))[3] == SETTINGS
@@ -118,7 +118,7 @@ async def test_a_partner_comes_and_goes_while_the_door_is_open() -> None:
                 assert await stream.details() == "denied"
             await stays.write(b"y")
             assert await stays.read() == b"y"
-        assert node.acceptor.tally.evictions == {"unknown_trust_domain": 2}
+        assert node.acceptor.tally.evictions == {"no_bundle": 2}
         stays.cancel()
 
 
