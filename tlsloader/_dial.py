@@ -12,7 +12,6 @@ from tlsloader._address import connected
 from tlsloader._context import handshake_reason, peer_chain
 from tlsloader._end import End
 from tlsloader._errors import DialFailedError, PeerRefusedError
-from tlsloader._matchers import Allowlist
 from tlsloader._race import RaceLostError, race
 from tlsloader._relay import LINGER
 from tlsloader._verify import Peer, verify_peer
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from clock import Clock
     from tlsloader._address import Address
+    from tlsloader._matchers import Allowlist
     from tlsloader._material import Material
     from tlsloader._spiffe import SpiffeID
 
@@ -38,14 +38,14 @@ _WEAK: Final = ("unreachable", "timeout")
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Reach the server *expected* at *address*, within *timeout* seconds.
+    """Reach a server that is *expected* at *address*, within *timeout* seconds.
 
     We show the identity *own*, which *context* holds. Each address to which the name
     leads is tried until one is proven: one after the other, but nobody waits long for
     one that says nothing.
     """
 
-    expected: SpiffeID
+    expected: Allowlist
     address: Address
     own: Material
     context: ssl.SSLContext
@@ -128,7 +128,7 @@ class Dial:
             return verify_peer(
                 peer_chain(tls),
                 bundles=self.own.bundles,
-                allow=Allowlist.parse(str(self.expected)),
+                allow=self.expected,
                 now=self.clock.now(),
             )
         except PeerRefusedError as error:
@@ -137,7 +137,7 @@ class Dial:
     def refused(self, error: PeerRefusedError) -> DialFailedError:
         """Make the error of this dial from what speaks against the server."""
         presented = error.peer_id
-        if presented is not None and presented != self.expected:
+        if presented is not None and not self.expected.admits(presented):
             text = f"server is {presented}, expected {self.expected}"
         else:
             text = f"server is not proven to be {self.expected}: {error}"
@@ -160,10 +160,10 @@ class Dial:
         at = f"{self.address}" if place == self.address else f"{self.address} ({place})"
         match error:
             case ssl.SSLCertVerificationError():
-                domain = self.expected.trust_domain
+                domains = ", ".join(sorted(self.expected.trust_domains))
                 text = (
                     f"the certificate of the server at {at} leads to no root of "
-                    f"{domain} ({error.verify_message})"
+                    f"{domains} ({error.verify_message})"
                 )
                 return self.failed(handshake_reason(error), text)
             case ssl.SSLError() | ConnectionAbortedError() | ConnectionResetError():

@@ -144,7 +144,7 @@ class Dialer:
     async def _dial(self) -> tuple[End, Peer, Material]:
         own = self._own
         dial = Dial(
-            self._expected,
+            self._allow,
             self._address,
             own,
             shared_client_context(own, self._allow.trust_domains, self._minimum_tls),

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tlsloader._matchers import Allowlist
     from tlsloader._spiffe import SpiffeID
 
 __all__ = [
@@ -120,14 +121,14 @@ class ListenError(TLSLoaderError):
 
 
 class DialFailedError(TLSLoaderError):
-    """There is no proven connection to the *expected* server."""
+    """There is no proven connection to a server that is *expected*."""
 
     def __init__(
         self,
         reason: str,
         text: str,
         *,
-        expected: SpiffeID,
+        expected: Allowlist,
         presented: SpiffeID | None = None,
     ) -> None:
         super().__init__(text)
