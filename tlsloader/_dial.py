@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Resolve = Callable[[Address], Awaitable[Sequence[Address]]]
 
-__all__ = ["Dial", "Resolve"]
+__all__ = ["Dial", "Resolve", "secure"]
 
 _DELAY: Final = 0.25
 """Seconds after which the next address is tried, too. Source: RFC 8305, section 5."""
@@ -91,7 +92,7 @@ class Dial:
             async with asyncio.timeout_at(until):
                 await self._open(end, place)
                 peer = self._judge(end)
-                await self._first_byte(end)
+                await self._first_byte(end, peer)
         except BaseException as error:
             if end.connected:
                 end.transport.abort()
@@ -102,23 +103,7 @@ class Dial:
 
     async def _open(self, end: End, place: Address) -> None:
         sock = await connected(place, self.clock)
-        loop = asyncio.get_running_loop()
-        create: Any = loop.create_connection
-        if place.path:
-            create = loop.create_unix_connection
-        try:
-            await create(
-                lambda: end,
-                sock=sock,
-                ssl=self.context,
-                # An SNI that no server expects would only make noise in its log
-                server_hostname="",
-                ssl_handshake_timeout=self.timeout,
-                ssl_shutdown_timeout=LINGER,
-            )
-        except BaseException:
-            sock.close()
-            raise
+        await secure(end, sock, self.context, self.timeout)
 
     def _judge(self, end: End) -> Peer:
         tls: ssl.SSLObject = end.transport.get_extra_info("ssl_object")
@@ -143,7 +128,7 @@ class Dial:
             text = f"server is not proven to be {self.expected}: {error}"
         return self.failed(error.reason, text, presented)
 
-    async def _first_byte(self, end: End) -> None:
+    async def _first_byte(self, end: End, peer: Peer) -> None:
         """Wait for the server's SETTINGS.
 
         With TLS 1.3 our handshake ends before the server has judged us, and it says
@@ -151,10 +136,10 @@ class Dial:
         """
         if not await end.heard:
             text = (
-                f"the server {self.expected} closed the connection right after the "
+                f"the server {peer.id} closed the connection right after the "
                 f"handshake: it most likely refuses us, {self.own.identity}"
             )
-            raise self.failed("closed_after_handshake", text)
+            raise self.failed("closed_after_handshake", text, peer.id)
 
     def _explained(self, error: OSError, place: Address) -> DialFailedError:
         at = f"{self.address}" if place == self.address else f"{self.address} ({place})"
@@ -175,6 +160,33 @@ class Dial:
             case _:
                 text = f"cannot connect to {at}: {error.strerror or error}"
                 return self.failed("unreachable", text)
+
+
+async def secure(
+    end: End, sock: socket.socket, context: ssl.SSLContext, seconds: float
+) -> None:
+    """Have TLS stand on the connected *sock*, and *end* at our side of it.
+
+    Raises:
+        OSError: the handshake failed, or took longer than *seconds*.
+    """
+    loop = asyncio.get_running_loop()
+    create: Any = loop.create_connection
+    if sock.family == socket.AF_UNIX:
+        create = loop.create_unix_connection
+    try:
+        await create(
+            lambda: end,
+            sock=sock,
+            ssl=context,
+            # An SNI that no server expects would only make noise in its log
+            server_hostname="",
+            ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=LINGER,
+        )
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _weakness(error: BaseException) -> int:
