@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from cubemesh._certificates import examine
 from cubemesh._errors import CubeMeshError
 from cubemesh._identity import Identity
 from cubemesh._machine import Check, look, look_further
@@ -19,12 +21,19 @@ from cubemesh._terminal import print_json, run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+_ENVIRON = os.environ  # noqa: TID251 - a command is where the environment enters
 
-@click.command("doctor")
+
+@click.group("doctor", invoke_without_command=True)
 @profile_option
 @json_option
-def doctor_command(*, profile: str | None, as_json: bool) -> None:
+@click.pass_context
+def doctor_command(
+    context: click.Context, *, profile: str | None, as_json: bool
+) -> None:
     """Look for what is wrong; exit status 0 if nothing is."""
+    if context.invoked_subcommand is not None:
+        return
 
     async def work() -> int:
         checks = []
@@ -38,6 +47,24 @@ def doctor_command(*, profile: str | None, as_json: bool) -> None:
         return 0 if ok else 1
 
     run(work())
+
+
+@doctor_command.command(
+    "certificates",
+    context_settings={"ignore_unknown_options": True},
+    add_help_option=False,  # the process that is started knows its flags
+)
+@profile_option
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def certificates_command(
+    context: click.Context, *, profile: str | None, flags: tuple[str, ...]
+) -> None:
+    """Explain an identity, and what a server makes of it."""
+    above = context.parent.params if context.parent is not None else {}
+    if above.get("as_json"):
+        flags = ("--json", *flags)
+    examine(profile or above.get("profile"), flags, _ENVIRON)
 
 
 async def _checks(name: str | None) -> AsyncIterator[Check]:

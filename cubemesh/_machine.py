@@ -47,7 +47,7 @@ def look(isolation: str = "bwrap") -> Iterator[Check]:
     """Look at all that `cubemesh up` needs here, in the order to mend it."""
     yield _system()
     yield _python()
-    yield _services()
+    yield services()
     if isolation == "gvisor":
         yield _gvisor(needed=True)
     if isolation == "bwrap":
@@ -79,6 +79,13 @@ def require(isolation: str) -> None:
         raise ConfigurationError(message, hint=hint)
 
 
+def services() -> Check:
+    """Look whether the services are installed beside us."""
+    missing = [name for name in (*_NEEDED, *_BESIDE) if find_spec(name) is None]
+    detail = f"missing: {', '.join(missing)}" if missing else "installed"
+    return Check("services", not missing, detail, _INSTALL)
+
+
 def bwrap() -> Path | None:
     """Return bubblewrap: that of the distribution if it is new enough, else ours."""
     installed = shutil.which("bwrap")
@@ -100,12 +107,6 @@ def _system() -> Check:
 def _python() -> Check:
     ok = sys.version_info >= (3, 11)
     return Check("python", ok, platform.python_version(), "use Python 3.11 or newer")
-
-
-def _services() -> Check:
-    missing = [name for name in (*_NEEDED, *_BESIDE) if find_spec(name) is None]
-    detail = f"missing: {', '.join(missing)}" if missing else "installed"
-    return Check("services", not missing, detail, _INSTALL)
 
 
 def _bwrap(found: Path | None) -> Check:

@@ -112,14 +112,18 @@ class IdentityFlags:
         told = (each for each in fields(IdentityFlags) if getattr(self, each.name))
         return [name for each in told if (name := name_of(each)) in _SOURCES]
 
-    async def identity(self) -> FileSource | WorkloadAPISource:
+    async def identity(self, wait: float = 30.0) -> FileSource | WorkloadAPISource:
         """Return the source of our identity, with its first generation.
 
         Raises:
-            MaterialError: it gives no usable identity in time.
+            MaterialError: it gives no usable identity within *wait* seconds.
         """
         return await load_source(
-            self.tls, self.spiffe_endpoint_socket, self.bundle_paths, self.spiffe_id
+            self.tls,
+            self.spiffe_endpoint_socket,
+            self.bundle_paths,
+            self.spiffe_id,
+            wait=wait,
         )
 
     def identity_faults(self) -> Iterator[Fault]:

@@ -18,6 +18,7 @@ from picod._settings import Settings as PicoD
 from router._settings import Settings as Router
 from serving import IdentityFlags
 from serving._settings import _KEY, _Found, _Option
+from serving.doctor._settings import Settings as Doctor
 from workloadmanager._settings import Settings as WorkloadManager
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SERVICES: dict[str, type[IdentityFlags]] = {
     "router": Router,
     "workloadmanager": WorkloadManager,
     "picod": PicoD,
+    "doctor": Doctor,
 }
 _PLACE = re.compile(r"(<!-- flags of (\w+) -->\n)(?:\|.*\n)*")
 _HEAD = "| flag | environment | value | default | what it says |\n|---|---|---|---|---|"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
+
+from serving.doctor._remedies import Row, remedy, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,26 +22,7 @@ WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 START = re.compile(r"([a-z0-9]+_)+")
 
 
-class Row(NamedTuple):
-    """One line of the page."""
-
-    reason: str
-    meaning: str
-    remedy: str
-    source: str
-
-
-def tables() -> Iterator[list[Row]]:
-    """Yield the lines of each of the page's tables."""
-    for part in PAGE.read_text().split("\n## ")[1:]:
-        lines = [line for line in part.splitlines() if line.startswith("| `")]
-        cells = [
-            [each.strip() for each in line.strip("|").split("|")] for line in lines
-        ]
-        yield [Row(reason.strip("`"), *rest) for reason, *rest in cells]
-
-
-ROWS = [row for table in tables() for row in table]
+ROWS = [row for table in tables(PAGE.read_text()) for row in table]
 
 
 def given() -> dict[str, str]:
@@ -109,6 +92,20 @@ def test_every_reason_stands_on_the_page_once(reason: str, module: str) -> None:
     assert [row.reason for row in ROWS].count(reason) == 1, module
 
 
+@pytest.mark.parametrize("reason", sorted(GIVEN))
+def test_the_doctor_has_a_hint_for_every_reason(reason: str) -> None:
+    """It reads the same page, so that nobody has to."""
+    hint = remedy(reason.replace("…", "signer_expired"))
+    assert hint
+    assert not hint.endswith(".")
+    assert "](" not in hint
+
+
+def test_the_doctor_makes_nothing_up() -> None:
+    """What the page does not know has no hint."""
+    assert remedy("no_such_reason") == ""
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.reason))
 def test_every_line_is_true(row: Row) -> None:
     """Each reason on the page is given by the code, and told with all that helps."""
@@ -120,7 +117,7 @@ def test_every_line_is_true(row: Row) -> None:
 
 def test_each_table_is_sorted() -> None:
     """A reason is found where one looks for it."""
-    for table in tables():
+    for table in tables(PAGE.read_text()):
         reasons = [row.reason for row in table]
         assert reasons == sorted(reasons)
 

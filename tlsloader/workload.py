@@ -146,8 +146,12 @@ async def load_source(
     endpoint: str | None,
     bundles: BundlePaths,
     spiffe_id: SpiffeID | None = None,
+    *,
+    wait: float = 30.0,
 ) -> FileSource | WorkloadAPISource:
     """Return the source that a service was told to have: *files*, or the agent's.
+
+    It may take *wait* seconds until there is something to load.
 
     Raises:
         MaterialError: it gives no usable identity in time.
@@ -156,5 +160,7 @@ async def load_source(
     if (files is None) == (endpoint is None):
         raise ValueError("an identity comes from files or from an agent")
     if files is not None:
-        return await FileSource.load(files, bundles)
-    return await WorkloadAPISource.load(str(endpoint), bundles, spiffe_id=spiffe_id)
+        return await FileSource.load(files, bundles, wait=wait)
+    return await WorkloadAPISource.load(
+        str(endpoint), bundles, spiffe_id=spiffe_id, wait=wait
+    )

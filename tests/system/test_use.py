@@ -133,6 +133,18 @@ class TestSessions:
         assert [c for c in said["checks"] if not c["ok"]] == []
         assert (done.status, said["ok"]) == (0, True)
 
+    def test_doctor_explains_certificates(self, mesh: Up) -> None:
+        """The user is let in by the Router, and by nobody behind it."""
+        done = mesh.cli("doctor", "certificates", "--json")
+        said = json.loads(done.out)
+        assert [c for c in said["checks"] if c["state"] != "ok"] == []
+        assert (done.status, said["checks"][-1]["name"].split()[0]) == (0, "admission")
+        manager = f"unix:{mesh.runtime}/wm.sock"
+        done = mesh.cli("doctor", "certificates", "--json", "--target", manager)
+        (failed,) = [c for c in json.loads(done.out)["checks"] if not c["ok"]]
+        assert (done.status, failed["reason"]) == (1, "closed_after_handshake")
+        assert failed["hint"] == "see the server's log for our ID"
+
 
 class TestSandbox:
     def test_files_of_every_kind(self, sandbox: Sandbox) -> None:
