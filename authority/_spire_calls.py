@@ -13,6 +13,7 @@ import grpc.aio
 from authority import _spire_pb2 as pb
 from authority._errors import AuthorityError
 from authority._spire_wire import id_to_wire, selector_of
+from tlsloader.workload import AGENT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -25,14 +26,6 @@ __all__ = ["Calls"]
 
 _ENTRIES: Final = "/spire.api.server.entry.v1.Entry"
 _DELEGATED: Final = "/spire.api.agent.delegatedidentity.v1.DelegatedIdentity"
-# As of every agent: gRPC's own waiting, up to two minutes, must stay below a second
-_OPTIONS: Final = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # bounds an attempt, not the waiting
-    ("grpc.max_reconnect_backoff_ms", 400),
-)
 _PATIENCE: Final = 10.0
 _PAGE: Final = 500
 _DONE: Final = frozenset((0, 5))  # OK, and NOT_FOUND: it is gone all the same
@@ -48,8 +41,8 @@ class Calls:
 
     def __init__(self, server: str, agent: str) -> None:
         self._places = {"server": server, "agent": agent}
-        self._server = grpc.aio.insecure_channel(server, options=_OPTIONS)
-        self._agent = grpc.aio.insecure_channel(agent, options=_OPTIONS)
+        self._server = grpc.aio.insecure_channel(server, options=AGENT_OPTIONS)
+        self._agent = grpc.aio.insecure_channel(agent, options=AGENT_OPTIONS)
 
     async def aclose(self) -> None:
         """Let go of both."""

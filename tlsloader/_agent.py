@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 
     from clock import Clock
 
-__all__ = ["Agent", "messages"]
+__all__ = ["AGENT_OPTIONS", "Agent", "messages"]
 
-_SERVICE: Final = "/SpiffeWorkloadAPI"
-_METADATA: Final = (("workload.spiffe.io", "true"),)
-_NOTHING: Final = b""  # the requests of streams have no fields
 # gRPC's own waiting, up to two minutes, and ours: together below a second
-_OPTIONS: Final = (
+AGENT_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),  # bounds an attempt, not the waiting
     ("grpc.max_reconnect_backoff_ms", 400),
 )
+"""For channels to an agent, or a server, of SPIFFE: back within a second of it."""
+
+_SERVICE: Final = "/SpiffeWorkloadAPI"
+_METADATA: Final = (("workload.spiffe.io", "true"),)
+_NOTHING: Final = b""  # the requests of streams have no fields
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.25
 _LONGEST_PAUSES: Final = {
@@ -84,7 +86,9 @@ class Agent:
         Raises:
             MaterialError: there is none within *wait* seconds.
         """
-        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(
+            self._target, options=AGENT_OPTIONS
+        ) as channel:
             fetch: Any = channel.unary_unary(f"{_SERVICE}/{method}")
             try:
                 said = await fetch(request, metadata=_METADATA, timeout=wait)
@@ -130,7 +134,9 @@ class Agent:
         patience: float,
         seconds_left: Callable[[], float],
     ) -> NoReturn:
-        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(
+            self._target, options=AGENT_OPTIONS
+        ) as channel:
             fetch: Any = channel.unary_stream(f"{_SERVICE}/{self._method}")
             pause = _FIRST_PAUSE
             while True:

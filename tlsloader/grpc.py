@@ -1,6 +1,6 @@
 """gRPC on top of proven connections: options, channels and the gate.
 
-With `_gate`, `_handlers`, `_channel` and `workload` the only gRPC imports of this room.
+With `_agent`, `_channel`, `_gate` and `_handlers` the only gRPC imports of this room.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from clock import SYSTEM
-from tlsloader._agent import Agent
+from tlsloader._agent import AGENT_OPTIONS, Agent
 from tlsloader._errors import MaterialError
 from tlsloader._files import looked
 from tlsloader._followed import FollowedSource, awaited
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tlsloader._snapshot import Paths, Snapshot
     from tlsloader._spiffe import SpiffeID
 
-__all__ = ["WorkloadAPISource", "load_source"]
+__all__ = ["AGENT_OPTIONS", "WorkloadAPISource", "load_source"]
 
 _FIRST_LOOKS: Final = 0.1
 _PATIENCE: Final = 5.0
