@@ -7,10 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +30,7 @@ from tlsloader._snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.forge import Svid
 
@@ -340,16 +339,6 @@ def test_a_pipe_notices_nothing(forge: Forge, tmp_path: Path) -> None:
 
 
 # Rights
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """Make a folder that every user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="cubemesh-"))
-    folder.chmod(0o755)
-    yield folder
-    folder.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 def _hide(folder: Path) -> None:
