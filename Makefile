@@ -36,6 +36,10 @@ test: venv ## run all tests
 matrix: venv ## show how every bad peer is refused, in both roles
 	$(BIN)/python -m tests.tlsloader.matrix
 
+.PHONY: scan
+scan: venv ## scan every door of a mesh with sslyze, and show what it finds
+	$(BIN)/python -m tests.scan
+
 .PHONY: peers
 peers: ## build the real servers that tests talk to, once (needs Go)
 	@for script in tests/peers/build*.sh; do bash "$$script"; done

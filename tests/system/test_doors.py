@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from cubemesh import Sandbox
 from tests.cubemesh.pki import CA, Pair
+from tests.system.doors import doors_of
 from tests.system.mesh import eventually
 
 if TYPE_CHECKING:
@@ -23,21 +24,11 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from tests.system.doors import Door
     from tests.system.mesh import Up
 
 pytestmark = pytest.mark.slow
-ROUTER = "spiffe://cluster.local/ns/agentcube-system/sa/agentcube-router"
-USER = "spiffe://cluster.local/user/ada"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-
-
-class Door(NamedTuple):
-    """One door: where, what it logs to, and the caller it is made for."""
-
-    address: str
-    log: str
-    rightful: str
-    rightful_files: Path
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +38,10 @@ def sandbox_id(mtls: Up) -> Iterator[str]:
         yield folder.name
 
 
-@pytest.fixture(params=["front", "workloadmanager", "picod"])
+@pytest.fixture(params=["router", "workloadmanager", "picod"])
 def door(request: pytest.FixtureRequest, mtls: Up, sandbox_id: str) -> Door:
-    identities = mtls.state / "identities"
-    sandbox = f"unix:{mtls.runtime}/{sandbox_id}/data.sock"
-    return {
-        "front": Door(mtls.said["address"], "router", USER, identities / "user"),
-        "workloadmanager": Door(
-            f"unix:{mtls.runtime}/wm.sock",
-            "workloadmanager",
-            ROUTER,
-            identities / "router",
-        ),
-        "picod": Door(sandbox, sandbox_id, ROUTER, identities / "router"),
-    }[request.param]
+    assert sandbox_id
+    return doors_of(mtls)[request.param]
 
 
 def test_who_may_is_answered(door: Door) -> None:

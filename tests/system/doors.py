@@ -1,0 +1,34 @@
+"""The doors of a mesh that serve over TLS, and the callers they are made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.mesh import Up
+
+ROUTER = "spiffe://cluster.local/ns/agentcube-system/sa/agentcube-router"
+USER = "spiffe://cluster.local/user/ada"
+
+
+class Door(NamedTuple):
+    """One door: where, what it logs to, and the caller it is made for."""
+
+    address: str
+    log: str
+    rightful: str
+    rightful_files: Path
+
+
+def doors_of(mesh: Up) -> dict[str, Door]:
+    """Return the doors of *mesh*, in which one sandbox runs, by their names."""
+    identities = mesh.state / "identities"
+    user, router = identities / "user", identities / "router"
+    manager, (folder,) = "workloadmanager", mesh.runtime.glob("sbx-*")
+    return {
+        "router": Door(mesh.said["address"], "router", USER, user),
+        manager: Door(f"unix:{mesh.runtime}/wm.sock", manager, ROUTER, router),
+        "picod": Door(f"unix:{folder}/data.sock", folder.name, ROUTER, router),
+    }
