@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -135,6 +136,16 @@ class Spire:
     def kill_agent(self) -> None:
         """End the agent without a farewell."""
         self._kill("spire-agent")
+
+    @contextmanager
+    def frozen(self, program: str) -> Iterator[None]:
+        """Stop *program* where it stands while the block runs; its socket stays."""
+        process = self._processes[program]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def _start(self, program: str, name: str, data: str, at: str, *more: str) -> None:
         configuration = str(_CONFIGURATION / name)

@@ -204,6 +204,20 @@ async def test_outlives_the_agent(sandboxes: Spire) -> None:
         await eventually(lambda: not issuer._faults.current, 5)
 
 
+async def test_outlives_a_frozen_agent(sandboxes: Spire) -> None:
+    """What is made ahead is given, more is refused in time, and then it goes on."""
+    async with issuing(sandboxes, spare=1) as issuer:
+        with sandboxes.frozen("spire-agent"):
+            first = issuer.reserve()
+            assert good(await issuer.issue(first), issuer).identity == first
+            began = time.monotonic()
+            with pytest.raises(AuthorityError) as caught:
+                await issuer.issue(issuer.reserve())
+            assert caught.value.reason == "pool_empty"
+            assert time.monotonic() - began < 20
+        assert good(await patiently(issuer), issuer)
+
+
 async def test_outlives_the_server(sandboxes: Spire) -> None:
     """What is made ahead is given; then it is refused; then it goes on."""
     async with issuing(sandboxes, spare=1) as issuer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,10 @@ from tests.forge import Forge
 from tests.spire.followed import following
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
+    from tests.spire.followed import Followed
     from tests.spire.spire import Spire
     from tlsloader import Material
 
@@ -96,13 +99,59 @@ async def test_outlives_the_agent(spire: Spire) -> None:
         # Away until our life is half over: the agent renews it at its start
         loop = asyncio.get_running_loop()
         half = known.not_before + (known.not_after - known.not_before) / 2
-        async with asyncio.timeout(20):
-            await until(lambda: followed.source._clock.now() > half)
+        await reached(followed, half)
         await asyncio.to_thread(spire.start_agent)
         start = loop.time()
         fresh = await followed.next()
         assert loop.time() - start < 1
         assert fresh.not_after > known.not_after
+
+
+async def test_outlives_a_frozen_agent(spire: Spire) -> None:
+    """It takes calls and says nothing: missed in words, our last good one used up."""
+    identity = f"{BASE}/frozen"
+    async with spire.entry(identity, ttl=5), following(spire, identity) as followed:
+        source = followed.source
+        await followed.next()  # the conversation has begun
+        with spire.frozen("spire-agent"):
+            known = source.current()
+            await followed.refuses("agent_silent", within=20)
+            await over(followed, known)
+            assert set(source.refusals) == {"agent_silent"}
+        fresh = await followed.next(lambda each: each.not_after > known.not_after, 10)
+        assert source.usable
+        assert fresh.identity == known.identity
+
+
+async def test_outlives_the_server(spire: Spire) -> None:
+    """Rotations that do not come are no harm before the last good one expires."""
+    identity = f"{BASE}/unrenewed"
+    async with spire.entry(identity, ttl=5), following(spire, identity) as followed:
+        source = followed.source
+        await followed.next()
+        spire.kill_server()
+        known = source.current()
+        for number in (1, 2):  # two lives of a TTL: each would have been renewed
+            await reached(followed, known.not_before + number * timedelta(seconds=5))
+            assert source.usable
+        known = source.current()
+        await over(followed, known)
+        await asyncio.to_thread(spire.start_server)
+        fresh = await followed.next(lambda each: each.not_after > known.not_after)
+        assert source.usable
+        assert fresh.identity == known.identity
+
+
+async def reached(followed: Followed, moment: datetime) -> None:
+    async with asyncio.timeout(30):
+        await until(lambda: followed.source._clock.now() > moment)
+
+
+async def over(followed: Followed, known: Material) -> None:
+    """See that *known* is all there is, and used to its end, but not longer."""
+    await reached(followed, known.not_after)
+    assert followed.source.current() is known
+    assert not followed.source.usable
 
 
 async def test_learns_and_forgets_other_trust_domains(

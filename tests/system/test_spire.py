@@ -127,6 +127,25 @@ def test_its_logs_are_shown(mesh: Up) -> None:
     assert all(json.loads(line)["msg"] for line in records)
 
 
+def test_a_frozen_agent_is_got_over(mesh: Up) -> None:
+    """Calls go on to the end of the identities, then are refused, then go on again."""
+    agent = mesh.said["pids"]["spire-agent"]
+    before = len(mesh.records("router"))
+
+    def told() -> set[str]:
+        records = mesh.records("router")[before:]
+        return {each.get("reason", each["event"]) for each in records}
+
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        assert _ran(mesh)
+        eventually(lambda: {"agent_silent", "identity expired"} <= told(), within=60)
+        assert not _ran(mesh)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    eventually(partial(_ran, mesh), within=30)
+
+
 def test_parts_that_are_killed_come_back(mesh: Up) -> None:
     """Servers and agents are watched as services are; sandboxes do not notice."""
     with Sandbox.create(profile=mesh.profile) as sandbox:

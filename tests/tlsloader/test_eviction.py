@@ -257,6 +257,26 @@ async def test_the_end_of_a_leaf_ends_no_running_call() -> None:
         assert (await out.refusal()).code() is Code.PERMISSION_DENIED
 
 
+async def test_each_call_is_judged_by_the_clock_as_it_is() -> None:
+    """On one connection: past the peer's end, before its day, and in its time again."""
+    clock = FakeClock()
+    forge = Forge(now=clock.now())
+    own = forge.source(PICOD, age=86_400, life=86_400)
+    peer = forge.source(ROUTER, age=3600, life=7200)
+    async with (
+        hosted(own, clock=clock) as node,
+        way(peer, node.address, clock=FakeClock()) as out,
+    ):
+        await out.served()
+        for seconds in (10_000, -10_000):
+            clock.set_wall(seconds)
+            assert (await out.refusal()).code() is Code.PERMISSION_DENIED
+            clock.set_wall(-seconds)
+            await out.served()
+        assert node.acceptor.tally.denials == {"expired": 1, "not_yet_valid": 1}
+        assert out.dialer.connections == 1
+
+
 async def test_calls_fail_by_the_name_of_whom_we_hung_up_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -242,6 +242,33 @@ async def test_the_folder_may_be_mounted_anew(forge: Forge, tmp_path: Path) -> N
                 svid = forge.svid(ROUTER)
                 forge.put(folder, svid)
                 await followed.shows(svid)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+async def test_a_full_volume_is_survived(forge: Forge, tmp_path: Path) -> None:
+    """ENOSPC: every file of the identity is torn in its turn; then there is room."""
+    with mounted(tmp_path):
+        paths, svid = forge.write(tmp_path, ROUTER), forge.svid(ROUTER)
+        async with following(paths, poll=0.2) as followed:
+            before, filler = followed.source.current(), tmp_path / "filler"
+            for path, data in ((paths.chain, svid.chain), (paths.key, svid.key)):
+                path.write_bytes(b"")  # as a writer does first, in place
+                fill(filler)
+                with pytest.raises(OSError, match="No space left"):
+                    in_place(path, data)
+                await followed.keeps("empty_file")
+                assert followed.source.current() is before
+                filler.unlink()
+                in_place(path, data)
+            await followed.shows(svid)
+
+
+def fill(path: Path) -> None:
+    """Take all the room that there is."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 # Odd things in the place of a file
