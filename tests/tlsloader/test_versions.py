@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.forge import Svid
+
 BOTH_LOOPS = True
 
 FORGE = Forge()
@@ -201,7 +203,8 @@ class TestOpenSSL:
         """0-RTT would carry words that anybody may say again: there is none."""
         session, early = tmp_path / "session.pem", tmp_path / "early"
         early.write_bytes(PREFACE)
-        async with _s_server(tmp_path) as generous:
+        generosity = ("-tls1_3", "-early_data")
+        async with _s_server(tmp_path, FORGE.svid(PICOD), *generosity) as generous:
             keep = ("-tls1_3", "-sess_out", str(session))
             await _s_client(generous, tmp_path, *keep, stay=session.exists)
             again = ("-sess_in", str(session), "-early_data", str(early))
@@ -211,6 +214,33 @@ class TestOpenSSL:
             said = await _s_client(node.address, tmp_path, *again)
         assert "Early data was rejected" in said
         assert "New, TLSv1.3" in said
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("svid", "flags", "reason"),
+        [
+            (Forge().svid(PICOD), ("-alpn", "h2"), "untrusted_chain"),
+            (FORGE.svid(STRANGER), ("-alpn", "h2"), "not_admitted"),
+            (FORGE.svid(PICOD), (), "no_http2"),
+            (FORGE.svid(PICOD), ("-alpn", "h2", "-tls1_2"), "tls_version"),
+        ],
+        ids=["another authority", "somebody else", "no HTTP/2", "TLS 1.2"],
+    )
+    async def test_is_judged_as_a_server(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        svid: Svid,
+        flags: tuple[str, ...],
+        reason: str,
+    ) -> None:
+        """A bad server is found out by its certificate, its ALPN, its version."""
+        async with (
+            _s_server(tmp_path, svid, *flags) as address,
+            way(FORGE.source(ROUTER), address) as out,
+        ):
+            await out.refusal()
+        assert set(failures(caplog)) == {reason}
 
 
 @asynccontextmanager
@@ -260,12 +290,12 @@ async def _s_client(
 
 
 @asynccontextmanager
-async def _s_server(folder: Path) -> AsyncIterator[str]:
-    """Run ``openssl s_server``, which takes early data."""
-    file, svid = folder / "picod.pem", FORGE.svid(PICOD)
+async def _s_server(folder: Path, svid: Svid, *flags: str) -> AsyncIterator[str]:
+    """Run ``openssl s_server`` with *svid*; yield where."""
+    file = folder / "server.pem"
     file.write_bytes(svid.key + svid.chain)
     argv = ("-accept", "127.0.0.1:0", "-cert", str(file), "-key", str(file))
-    async with _openssl("s_server", *argv, "-tls1_3", "-early_data") as process:
+    async with _openssl("s_server", *argv, *flags) as process:
         assert process.stdout is not None
         while not (said := await process.stdout.readline()).startswith(b"ACCEPT"):
             pass
