@@ -251,7 +251,7 @@ class SpireIssuer:
 
 def _none_yet(identity: SpiffeID) -> AuthorityError:
     text = f"SPIRE has not issued {identity} within {_PATIENCE:g} s"
-    hint = "have more identities made ahead, or server and agent synchronise faster"
+    hint = "have more made ahead; see that server and agent answer, and synchronise"
     return AuthorityError("pool_empty", text, hint=hint)
 
 

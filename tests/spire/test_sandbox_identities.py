@@ -214,6 +214,7 @@ async def test_outlives_a_frozen_agent(sandboxes: Spire) -> None:
             with pytest.raises(AuthorityError) as caught:
                 await issuer.issue(issuer.reserve())
             assert caught.value.reason == "pool_empty"
+            assert "see that server and agent answer" in caught.value.hint
             assert time.monotonic() - began < 20
         assert good(await patiently(issuer), issuer)
 
