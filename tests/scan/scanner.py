@@ -11,10 +11,12 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.piped import piped
 from tests.spire.spire import BINARIES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tests.system.doors import Door
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Report", "report", "sound"]
 
 Report = dict[str, str]
-
 
 _VERSIONS: Final = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1", "tls_1_2", "tls_1_3")
 # sslyze asks for no protocol (ALPN), so that our doors cut it off before it has seen
@@ -131,10 +132,9 @@ def _plain(scan: Any, command: str, field: str) -> str:
 
 async def _sslyze(*argv: str) -> Any:
     """Run sslyze on one target; return what it found there."""
-    program = str(BINARIES / "sslyze")
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(program, *argv, stdout=pipe)
-    out, _ = await process.communicate()
+    words = (str(BINARIES / "sslyze"), *argv)
+    async with piped(*words, stderr=asyncio.subprocess.DEVNULL, within=120) as process:
+        out, _ = await process.communicate(b"")
     (found,) = json.loads(out)["server_scan_results"]
     return found
 
@@ -166,25 +166,14 @@ async def _gets_ticket(address: str, shown: Path) -> bool:
     return b"New Session Ticket arrived" in said + rest
 
 
-@asynccontextmanager
-async def _s_client(
+def _s_client(
     address: str, shown: Path, *flags: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """Run ``openssl s_client`` with what is *shown* while the block runs."""
-    process = await asyncio.create_subprocess_exec(
+    return piped(
         *("openssl", "s_client", "-connect", address, "-alpn", "h2", *flags),
         *("-cert", str(shown / "svid.pem"), "-key", str(shown / "key.pem")),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
     )
-    try:
-        async with asyncio.timeout(20):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 @asynccontextmanager

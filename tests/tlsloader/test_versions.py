@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.forge import Forge
+from tests.piped import piped
 from tests.tlsloader.posing import Ear, posing
 from tests.tlsloader.transport import (
     PICOD,
@@ -243,24 +244,6 @@ class TestOpenSSL:
         assert set(failures(caplog)) == {reason}
 
 
-@asynccontextmanager
-async def _openssl(*argv: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        "openssl",
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(20):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
 async def _s_client(
     address: str,
     folder: Path,
@@ -276,7 +259,7 @@ async def _s_client(
     file, svid = folder / "router.pem", FORGE.svid(ROUTER)
     file.write_bytes(svid.key + svid.chain)
     argv = ("-connect", address, "-cert", str(file), "-key", str(file), "-alpn", "h2")
-    async with _openssl("s_client", *argv, *flags) as process:
+    async with piped("openssl", "s_client", *argv, *flags) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         said = b""
@@ -295,7 +278,7 @@ async def _s_server(folder: Path, svid: Svid, *flags: str) -> AsyncIterator[str]
     file = folder / "server.pem"
     file.write_bytes(svid.key + svid.chain)
     argv = ("-accept", "127.0.0.1:0", "-cert", str(file), "-key", str(file))
-    async with _openssl("s_server", *argv, *flags) as process:
+    async with piped("openssl", "s_server", *argv, *flags) as process:
         assert process.stdout is not None
         while not (said := await process.stdout.readline()).startswith(b"ACCEPT"):
             pass
