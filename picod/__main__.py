@@ -16,6 +16,7 @@ from picod._errors import IsolationError
 from picod._groups import make_group
 from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
+from picod._mark import leave_mark
 from picod._runner import Runner, Wanted
 from picod._sandbox import Sandbox
 from picod._servicer import PicoDServicer
@@ -39,7 +40,7 @@ from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
 
     from picod._groups import Group
     from tlsloader import SpiffeID
@@ -49,8 +50,18 @@ _SENTRY_MEMORY, _SENTRY_THREADS = 128 * 1024 * 1024, 256
 _GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
 
 
+def begin(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Be the PicoD that *argv* and *environ* tell of; return the exit status."""
+    os.umask(0o077)  # the sockets are for our own user
+    hide()  # no core file and no other process is to hold our key
+    settings = parse(Settings, argv, environ, prog="picod")
+    configure_logging("picod", settings.log_level)
+    return run(main(settings))
+
+
 async def main(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
+    leave_mark(settings.control_socket.parent, settings.sandbox_id, settings.uid)
     with ExitStack() as places:
         limits = settings.runner_limits
         gvisor = settings.isolation == "gvisor"
@@ -208,8 +219,4 @@ async def _close_at_end(runner: Runner, sandbox: Sandbox) -> None:
 
 
 if __name__ == "__main__":
-    os.umask(0o077)  # the sockets are for our own user
-    hide()  # no core file and no other process is to hold our key
-    told = parse(Settings, sys.argv[1:], os.environ, prog="picod")
-    configure_logging("picod", told.log_level)
-    sys.exit(run(main(told)))
+    sys.exit(begin(sys.argv[1:], os.environ))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path  # noqa: TC003  # read at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -161,6 +161,11 @@ class Settings(IdentityFlags):
     log_level: str = flag(
         "--log-level", LOG_LEVEL, default="info", help="How much is logged"
     )
+
+    @property
+    def control_socket(self) -> Path:
+        """The socket of the control door."""
+        return Path(self.control_listen.removeprefix("unix:"))
 
     @property
     def router(self) -> SpiffeID:

@@ -56,6 +56,7 @@ from serving._faults import (
     Fault,
     ListenError,
     SettingsError,
+    print_faults,
 )
 from serving._flags import (
     ADDRESS,
@@ -136,6 +137,7 @@ __all__ = [
     "follow_identity",
     "new_server",
     "parse",
+    "print_faults",
     "read",
     "refuse",
     "run",

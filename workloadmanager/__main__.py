@@ -32,6 +32,7 @@ from serving import (
 from workloadmanager._door import Entrance, entrance
 from workloadmanager._errors import StateError, TemplateFileError
 from workloadmanager._figures import Figures
+from workloadmanager._forkserver import ForkServer
 from workloadmanager._identities import Identities
 from workloadmanager._local import LocalEngine
 from workloadmanager._needs import missing
@@ -78,8 +79,12 @@ async def main(settings: Settings) -> None:
         await published.write()
         door = door._replace(jobs=(*door.jobs, published.follow()))
         identities = _identities(settings, issuer, door)
+        plan = _plan(settings, state, door.own_id)
+        forks = ForkServer(plan.python, plan.environment())
+        await stack.enter_async_context(forks.running())
+        uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
         engine = await stack.enter_async_context(
-            aclosing(_engine(settings, state, identities, door.own_id))
+            aclosing(LocalEngine(plan, forks=forks, identities=identities, uids=uids))
         )
         sessions = Sessions(
             store=store,
@@ -191,10 +196,8 @@ def _identities(settings: Settings, issuer: Issuer, door: Entrance) -> Identitie
     return identities
 
 
-def _engine(
-    settings: Settings, state: StateFolder, identities: Identities, own_id: str
-) -> LocalEngine:
-    plan = Plan(
+def _plan(settings: Settings, state: StateFolder, own_id: str) -> Plan:
+    return Plan(
         runtime=settings.runtime.absolute(),
         logs=state.logs,
         isolation=settings.isolation,
@@ -206,8 +209,6 @@ def _engine(
         log_level=settings.log_level,
         path=_PATH,
     )
-    uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
-    return LocalEngine(plan, identities=identities, uids=uids)
 
 
 if __name__ == "__main__":

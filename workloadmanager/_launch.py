@@ -1,58 +1,85 @@
-"""How a PicoD comes to run: its process, its log, and the identity it is handed."""
+"""How a PicoD comes to run: forked from a process that waits for it, or afresh."""
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from workloadmanager._control import identity_to_wire
-from workloadmanager._process import start
+from workloadmanager._forkserver import ForkServerError
+from workloadmanager._newborn import Newborn
+from workloadmanager._process import Process, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from workloadmanager._identities import Handover
-    from workloadmanager._picod import Place, Plan
-    from workloadmanager._process import Mark
-    from workloadmanager._templates import Template
+    from workloadmanager._forkserver import ForkServer
 
-__all__ = ["launch"]
+__all__ = ["Launched", "launch"]
+
+_ATTEMPTS: Final = 3
+
+_log = logging.getLogger(__name__)
 
 
-def launch(
-    plan: Plan, place: Place, template: Template, *, log: Path, given: Handover | None
-) -> tuple[int, Mark]:
-    """Start the PicoD of *place*; return where its first line can be read, and it."""
-    argv = plan.argv(place, template)
-    flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    written = os.open(log, flags, 0o600)
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    os.set_blocking(writing, True)
+class Launched(NamedTuple):
+    """A process that is to be a PicoD, and the line to it."""
+
+    process: Process
+    newborn: Newborn
+
+
+async def launch(
+    forks: ForkServer,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    log: Path,
+    python: str,
+) -> Launched:
+    """Start a PicoD of *argv*; it writes to *log*, and finds its line as 1 and 3.
+
+    A fork server that ends meanwhile is replaced and asked again; if there is none,
+    the PicoD is started afresh, which takes it some tenths of a second. Whoever is
+    cancelled here leaves no process.
+    """
+    written = os.open(log, _FLAGS, 0o600)
     try:
-        environment = plan.environment(plan.scratch(place, template))
-        with _in_memory(given) as handed:
-            mark = start(argv, environment, output=writing, log=written, handed=handed)
-    except BaseException:
-        os.close(reading)
-        raise
+        for _ in range(_ATTEMPTS):
+            try:
+                return await _forked(forks, argv, environment, written)
+            except (ForkServerError, EOFError) as error:
+                _log.warning("not forked", extra={"detail": str(error)})
+        return _afresh([python, "-I", "-m", "picod", *argv], environment, written)
     finally:
-        os.close(writing)
         os.close(written)
-    return reading, mark
 
 
-@contextmanager
-def _in_memory(given: Handover | None) -> Iterator[int | None]:
-    """Put what is handed over into a file that is in no folder."""
-    if given is None:
-        yield None
-        return
-    handed = os.memfd_create("identity", os.MFD_CLOEXEC)
+_FLAGS = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+async def _forked(
+    forks: ForkServer, argv: Sequence[str], environment: Mapping[str, str], log: int
+) -> Launched:
+    newborn = Newborn()
     try:
-        os.write(handed, identity_to_wire(given).SerializeToString())
-        os.lseek(handed, 0, os.SEEK_SET)
-        yield handed
-    finally:
-        os.close(handed)
+        line = newborn.theirs.fileno()
+        await forks.order(argv, environment, (line, log, line))
+        return Launched(await newborn.introduced(), newborn)
+    except BaseException:
+        if (process := newborn.abandon()) is not None:
+            process.kill()
+            process.close()
+        raise
+
+
+def _afresh(argv: list[str], environment: Mapping[str, str], log: int) -> Launched:
+    newborn = Newborn()
+    line = newborn.theirs.fileno()
+    try:
+        mark = start(argv, environment, output=line, log=log, handed=line)
+    except BaseException:
+        newborn.close()
+        raise
+    return Launched(Process.of_child(mark), newborn)

@@ -14,12 +14,13 @@ import grpc
 from authority import AuthorityError
 from tlsloader import SpiffeID
 from workloadmanager import _ids
-from workloadmanager._control import Control, peer_pid
+from workloadmanager._control import Control, identity_to_wire, peer_pid
 from workloadmanager._engine import Sandbox
 from workloadmanager._errors import NoIdentityError, SandboxStartError
-from workloadmanager._launch import launch
-from workloadmanager._picod import Place, Plan, mark_words
-from workloadmanager._process import Mark, Process, end_all, first_line, kin
+from workloadmanager._kin import end_all, kin
+from workloadmanager._launch import Launched, launch
+from workloadmanager._picod import Place, Plan
+from workloadmanager._process import Process
 from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workloadmanager._engine import Activity, Order
+    from workloadmanager._forkserver import ForkServer
     from workloadmanager._identities import Handover, Identities
+    from workloadmanager._process import Mark
+    from workloadmanager._templates import Template
     from workloadmanager._uids import Uids
     from workloadmanager._values import Session
 
@@ -55,8 +59,11 @@ class _Box:
 class LocalEngine:
     """Makes, finds and ends sandboxes on this machine; see `Engine`."""
 
-    def __init__(self, plan: Plan, *, identities: Identities, uids: Uids) -> None:
-        self._plan, self._identities, self._uids = plan, identities, uids
+    def __init__(
+        self, plan: Plan, *, forks: ForkServer, identities: Identities, uids: Uids
+    ) -> None:
+        self._plan, self._forks = plan, forks
+        self._identities, self._uids = identities, uids
         self._boxes: dict[str, _Box] = {}
         self._died: Callable[[str, str], None] = lambda _sandbox, _reason: None
 
@@ -87,19 +94,20 @@ class LocalEngine:
         given = await self._identity(order.sandbox_id)
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        output = self._spawn(box, order, given)
-        assert box.process is not None  # noqa: S101  # just made
+        process, newborn = await self._launch(box, order.template)
         try:
+            if given is not None:
+                await newborn.hand(identity_to_wire(given).SerializeToString())
             await recorded(box.place.record())
-            await first_line(output, box.process)
+            await newborn.ready(process)
         finally:
-            os.close(output)
+            newborn.close()
         box.control = Control(box.place.control)
         await box.control.bind(order)
         report = await box.control.report()
         if report.sandbox_id != order.sandbox_id or not report.ready:
             raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
-        if box.process.ended.is_set():
+        if process.ended.is_set():
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
         self._attend(box, box.control)
@@ -122,16 +130,19 @@ class LocalEngine:
         except AuthorityError as error:
             raise NoIdentityError(f"{error.reason}: {error}") from error
 
-    def _spawn(self, box: _Box, order: Order, given: Handover | None) -> int:
-        """Start the process; return where its first line can be read."""
-        log = self._log(order.sandbox_id)
-        reading, mark = launch(
-            self._plan, box.place, order.template, log=log, given=given
+    async def _launch(self, box: _Box, template: Template) -> Launched:
+        """Start the process, and watch it."""
+        launched = await launch(
+            self._forks,
+            self._plan.argv(box.place, template),
+            self._plan.environment(self._plan.scratch(box.place, template)),
+            log=self._log(box.place.sandbox_id),
+            python=self._plan.python,
         )
-        box.place = replace(box.place, mark=mark)
-        box.process = Process.of_child(mark)
+        box.process = launched.process
+        box.place = replace(box.place, mark=launched.process.mark)
         box.process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
-        return reading
+        return launched
 
     def _tell(self, box: _Box, reason: str) -> None:
         if box.made and not box.ending:
@@ -152,8 +163,8 @@ class LocalEngine:
         """Have PicoD end itself, then kill whatever is left, and remove its folder."""
         box = self._boxes.get(sandbox_id)
         if box is None:
-            found = Place.read(sandbox_id, record) if record else None
-            box = _Box(found or self._plan.place(sandbox_id))
+            told = Place.read(sandbox_id, record) if record else None
+            box = _Box(told or self._plan.place(sandbox_id).found())
         box.ending = True
         self._identities.drop(sandbox_id)
         # Descendants must be known before their parents are gone.
@@ -185,9 +196,7 @@ class LocalEngine:
     async def _kin(self, place: Place) -> set[Mark]:
         # A user whom another WorkloadManager has by now is none of ours.
         uid = place.uid if self._uids.hold(place.uid) else None
-        # Only a PicoD of which there is no record has to be looked for.
-        words = () if place.mark else mark_words(place.sandbox_id)
-        return await asyncio.to_thread(kin, words, root=place.mark, uid=uid)
+        return await asyncio.to_thread(kin, place.mark, uid)
 
     async def adopt(self, session: Session) -> Activity | None:
         """Take over a PicoD that proves to be the one of *session*."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +14,7 @@ from workloadmanager._templates import LIMITS
 if TYPE_CHECKING:
     from workloadmanager._templates import Template
 
-__all__ = ["LONGEST_RUNTIME", "Place", "Plan", "mark_words"]
+__all__ = ["LONGEST_RUNTIME", "Place", "Plan"]
 
 _LONGEST_SOCKET = 107  # Source: unix(7), sun_path
 LONGEST_RUNTIME = _LONGEST_SOCKET - len("/sbx-") - 26 - len("/control.sock")
@@ -37,12 +37,11 @@ class Plan:
     orphan_timeout: float = 900.0
 
     def argv(self, place: Place, template: Template) -> list[str]:
-        """Return the command that serves one sandbox."""
+        """Return the flags of the PicoD that serves one sandbox."""
         level = template.isolation or self.isolation
-        argv = [self.python, "-I", "-m", "picod"]
-        argv += ["--listen", place.address]
+        argv = ["--listen", place.address]
         argv += ["--control-listen", f"unix:{place.control}"]
-        argv += mark_words(place.sandbox_id)
+        argv += ["--sandbox-id", place.sandbox_id]
         argv += ["--picod-auth-mode", self.auth_mode]
         argv += ["--workloadmanager-id", self.own_id] if self.own_id else []
         argv += self._identity()
@@ -72,13 +71,12 @@ class Plan:
         place.open_folder.chmod(0o711)
         return place.open_folder
 
-    def environment(self, scratch: Path) -> dict[str, str]:
-        """Return all the environment that a PicoD has."""
-        return {
-            "LANG": "C.UTF-8",
-            "PATH": self.path,  # on it bwrap, runsc and pasta are looked for
-            "TMPDIR": str(scratch),  # so that what it leaves goes with it
-        }
+    def environment(self, scratch: Path | None = None) -> dict[str, str]:
+        """Return all the environment that a PicoD, or their parent, has."""
+        # On the path bwrap, runsc and pasta are looked for.
+        told = {"LANG": "C.UTF-8", "PATH": self.path}
+        # What it leaves in its scratch folder goes with it.
+        return told if scratch is None else {**told, "TMPDIR": str(scratch)}
 
     def place(self, sandbox_id: str, uid: int | None = None) -> Place:
         """Return where the sandbox lives."""
@@ -118,6 +116,15 @@ class Place:
         """Its data door."""
         return f"unix:{self.folder}/data.sock"
 
+    def found(self) -> Self:
+        """Return this with what a PicoD that lives here has left about itself."""
+        try:
+            text = (self.folder / "process.json").read_bytes()
+            uid = json.loads(text)["uid"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return self
+        return replace(self, mark=Mark.read(text), uid=uid)
+
     def record(self) -> str:
         """Return the text from which `read` makes this again."""
         values: dict[str, object] = {"folder": str(self.folder), "uid": self.uid}
@@ -131,11 +138,6 @@ class Place:
         values = json.loads(record)
         mark = Mark(values["pid"], values["started"]) if "pid" in values else None
         return cls(sandbox_id, Path(values["folder"]), values["uid"], mark)
-
-
-def mark_words(sandbox_id: str) -> list[str]:
-    """Return the words of its command line by which a PicoD can be found."""
-    return ["--sandbox-id", sandbox_id]
 
 
 def _write_limit(name: str, value: float) -> str:

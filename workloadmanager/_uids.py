@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from workloadmanager._errors import PoolExhaustedError
-from workloadmanager._process import has_processes
+from workloadmanager._kin import has_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.processes import logging_into
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -97,6 +99,8 @@ class Up:
         """Return every process that belongs to this mesh, wherever it hangs."""
         places = (str(self.state), str(self.runtime))
         found = []
+        for process in logging_into(self.state):
+            found += [process, *_children(process)]
         for process in psutil.process_iter():
             try:
                 words = " ".join(process.cmdline())

@@ -18,6 +18,7 @@ from tests.forge import Forge
 from tests.workloadmanager.engine import ANN
 from tlsloader import Dialer, FixedSource, Material, SpiffeID
 from tlsloader.grpc import channel
+from workloadmanager._forkserver import ForkServer
 from workloadmanager._identities import Identities
 from workloadmanager._ids import sandbox_id
 from workloadmanager._local import LocalEngine
@@ -69,7 +70,10 @@ class Ground:
             foreign=lambda: {"cluster.local": self.services.bundle},
         )
         uids = Uids(default_range(Path("/proc/self/uid_map")))
-        return LocalEngine(self.plan, identities=self.identities, uids=uids)
+        self.forks = ForkServer(self.plan.python, self.plan.environment())
+        return LocalEngine(
+            self.plan, forks=self.forks, identities=self.identities, uids=uids
+        )
 
     def remove(self) -> None:
         """Remove all; the processes of its sandboxes have been killed."""

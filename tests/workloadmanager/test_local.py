@@ -19,6 +19,7 @@ from clock import SYSTEM
 from cubemesh.v1 import picod_pb2
 from tests.forge import Forge
 from tests.isolation.levels import each_level, need_gvisor
+from tests.processes import logging_into
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
 from workloadmanager._errors import (
@@ -51,9 +52,8 @@ METADATA = ((PRINCIPAL_METADATA, PRINCIPAL.encode()),)
 def ground() -> Iterator[Ground]:
     ground = Ground()
     yield ground
-    for process in psutil.process_iter(["cmdline"]):
-        if str(ground.folder) in " ".join(process.info["cmdline"] or ()):
-            process.kill()
+    for process in logging_into(ground.folder):
+        process.kill()
     ground.remove()
 
 
@@ -64,7 +64,10 @@ async def opened(
     store = await Store.open(ground.folder / "state" / "s.db")
     templates = Templates([replace(PYTHON, **template)])  # type: ignore[arg-type]
     try:
-        async with aclosing(engine or ground.engine()) as used:
+        async with (
+            aclosing(engine or ground.engine()) as used,
+            ground.forks.running(),
+        ):
             sessions = Sessions(
                 store=store, engine=used, templates=templates, clock=SYSTEM
             )
@@ -312,12 +315,7 @@ async def test_a_caller_who_vanishes_leaves_no_process(ground: Ground) -> None:
                 await SYSTEM.sleep(patience)
                 caller.cancel()
             await until(lambda: ground.left() == [])
-    words = str(ground.folder)
-    assert not [
-        each
-        for each in psutil.process_iter(["cmdline"])
-        if words in " ".join(each.info["cmdline"] or ())
-    ]
+    await until(lambda: not logging_into(ground.folder))
 
 
 async def test_without_isolation_nothing_escapes_its_end_either(

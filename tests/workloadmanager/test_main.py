@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-import psutil
 import pytest
 
 from cubemesh.v1 import workloadmanager_pb2 as pb
 from cubemesh.v1 import workloadmanager_pb2_grpc
 from tests.authority.test_cafiles import written
 from tests.forge import Forge
+from tests.processes import logging_into
 from tests.workloadmanager.local import ROUTER, WORKLOADMANAGER, Ground
 from tests.workloadmanager.test_servicer import OWNER
 from tlsloader import Dialer, FixedSource, SpiffeID
@@ -26,6 +26,8 @@ from tlsloader.grpc import channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import psutil
 
 pytestmark = pytest.mark.slow
 
@@ -103,12 +105,7 @@ class Service:
         return created.session
 
     def picods(self) -> list[psutil.Process]:
-        return [
-            each
-            for each in psutil.process_iter(["cmdline"])
-            if "--sandbox-id" in (words := each.info["cmdline"] or ())
-            and str(self.runtime) in " ".join(words)
-        ]
+        return logging_into(self.ground.folder / "state" / "logs")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.workloadmanager.engine import until
-from workloadmanager._process import Mark, Process, end_all, kin, start
+from workloadmanager._kin import end_all, kin
+from workloadmanager._process import Mark, Process, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,14 +68,14 @@ async def test_the_end_of_a_process_is_seen_at_once(tmp_path: Path) -> None:
         heard: list[bool] = []
         process.on_end(lambda: heard.append(True))
         assert mark.alive
-        process.signal(signal.SIGKILL)
+        process.kill()
         async with asyncio.timeout(10):
             await process.ended.wait()
     assert heard == [True]
     assert process.status == signal.SIGKILL
     assert not mark.alive
     assert Process.watch(mark) is None
-    process.signal(signal.SIGKILL)  # nobody is hit any more
+    process.kill()  # nobody is hit any more
     process.close()
 
 
@@ -90,25 +91,16 @@ async def test_a_number_used_again_is_another_process() -> None:
 
 async def test_the_whole_family_is_found_and_killed(tmp_path: Path) -> None:
     """Children that changed session and ignore SIGTERM are no exception."""
-    with started(tmp_path, FAMILY, "--sandbox-id", "sbx-test") as (mark, reading):
+    with started(tmp_path, FAMILY) as (mark, reading):
         process = Process.of_child(mark)
         await asyncio.to_thread(os.read, reading, 6)
-        family = kin(["--sandbox-id", "sbx-test"], root=mark)
+        family = kin(mark)
         assert len(family) == 3
         assert mark in family
         await end_all(family)
         await until(process.ended.is_set)
-        assert kin(["--sandbox-id", "sbx-test"], root=mark) == set()
+        assert kin(mark) == set()
         assert not any(each.alive for each in family)
-
-
-async def test_only_the_right_words_make_a_relative(tmp_path: Path) -> None:
-    """Somebody who reads the log of a sandbox is not killed with it."""
-    with started(tmp_path, WAIT, "tail", "sbx-test.log --sandbox-id") as (mark, _):
-        process = Process.of_child(mark)
-        assert kin(["--sandbox-id", "sbx-test"]) == set()
-        process.signal(signal.SIGKILL)
-        await until(process.ended.is_set)
 
 
 @pytest.mark.root
@@ -119,6 +111,6 @@ async def test_whoever_runs_as_the_sandboxes_user_belongs_to_it(tmp_path: Path) 
     with started(tmp_path, code) as (mark, reading):
         process = Process.of_child(mark)
         await asyncio.to_thread(os.read, reading, 1)
-        assert kin(["nothing"], uid=1899999999) == {mark}
+        assert kin(None, 1899999999) == {mark}
         await end_all([mark])
         await until(process.ended.is_set)
