@@ -6,10 +6,10 @@ import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workloadmanager import _ids
-from workloadmanager._engine import Order
+from workloadmanager._engine import Binding
 from workloadmanager._errors import (
     PoolExhaustedError,
     RequestMismatchError,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from clock import Clock
     from workloadmanager._endings import Endings
-    from workloadmanager._engine import Engine
+    from workloadmanager._engine import Engine, Sandbox
     from workloadmanager._roster import Roster
     from workloadmanager._store import Store
     from workloadmanager._templates import Template
@@ -192,8 +192,13 @@ class Births:
         self._by_session[session.session_id] = birth
         self.roster.put(session)
         try:
-            await self.store.insert(session, wish.request_id)
-            ready = await self._make_sandbox(session, wish, template)
+            kept = self.store.insert(session, wish.request_id)
+            kept.add_done_callback(_seen)
+            sandbox = await self.engine.make(
+                session.sandbox_id, template, _binding(session, wish, template)
+            )
+            await kept
+            ready = self._ready(session, sandbox)
             await self.store.save(ready)
         except BaseException as error:
             birth.stopped_by = birth.stopped_by or "it failed"
@@ -213,26 +218,7 @@ class Births:
         self.born(ready)
         return ready
 
-    async def _make_sandbox(
-        self, session: Session, wish: Wish, template: Template
-    ) -> Session:
-        record = ""
-
-        async def recorded(text: str) -> None:
-            nonlocal record
-            record = text
-            await self.store.record(session.session_id, text)
-
-        order = Order(
-            session_id=session.session_id,
-            sandbox_id=session.sandbox_id,
-            namespace=session.namespace,
-            template=template,
-            owner=session.owner,
-            expires_at=session.latest_expiry + _MARGIN,
-            environment={**template.environment, **wish.environment},
-        )
-        sandbox = await self.engine.make(order, recorded)
+    def _ready(self, session: Session, sandbox: Sandbox) -> Session:
         return replace(
             session,
             state=State.READY,
@@ -240,7 +226,7 @@ class Births:
             spiffe_id=sandbox.spiffe_id,
             isolation=sandbox.isolation,
             last_activity=milliseconds(self.clock.now()),
-            record=record,
+            record=sandbox.record,
         )
 
     def _placeholder(self, wish: Wish, template: Template) -> Session:
@@ -269,11 +255,20 @@ class Births:
         return min(max(left, 1.0), 30.0)
 
 
+def _binding(session: Session, wish: Wish, template: Template) -> Binding:
+    return Binding(
+        session_id=session.session_id,
+        owner=session.owner,
+        expires_at=session.latest_expiry + _MARGIN,
+        environment={**template.environment, **wish.environment},
+    )
+
+
 def _key(wish: Wish) -> _Key:
     return wish.owner.issuer, wish.owner.subject, wish.request_id
 
 
-def _seen(outcome: asyncio.Future[Session]) -> None:
+def _seen(outcome: asyncio.Future[Any]) -> None:
     """Take note of a failure that nobody waits for any more."""
     if not outcome.cancelled():
         outcome.exception()

@@ -21,7 +21,7 @@ from workloadmanager._values import Isolation
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from workloadmanager._engine import Order
+    from workloadmanager._engine import Binding
     from workloadmanager._identities import Handover
 
 __all__ = ["Control", "Report", "identity_to_wire", "peer_pid"]
@@ -81,18 +81,9 @@ class Control:
         self._stub = picod_pb2_grpc.SandboxControlStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
-    async def bind(self, order: Order) -> None:
+    async def bind(self, binding: Binding, patience: float = _PATIENCE) -> None:
         """Give the sandbox its session."""
-        owner = order.owner
-        request = picod_pb2.BindRequest(
-            session_id=order.session_id,
-            owner=principal_pb2.Principal(
-                issuer=owner.issuer, subject=owner.subject, display=owner.display
-            ),
-            environment=order.environment,
-        )
-        request.expires_at.FromDatetime(order.expires_at)
-        await self._stub.Bind(request, timeout=_PATIENCE)
+        await self._stub.Bind(_binding_to_wire(binding), timeout=patience)
 
     async def report(self, patience: float = _PATIENCE) -> Report:
         """Ask the sandbox how it is."""
@@ -132,6 +123,19 @@ class Control:
     async def aclose(self) -> None:
         """Let go of the connection."""
         await self._channel.close()
+
+
+def _binding_to_wire(binding: Binding) -> picod_pb2.BindRequest:
+    owner = binding.owner
+    request = picod_pb2.BindRequest(
+        session_id=binding.session_id,
+        owner=principal_pb2.Principal(
+            issuer=owner.issuer, subject=owner.subject, display=owner.display
+        ),
+        environment=binding.environment,
+    )
+    request.expires_at.FromDatetime(binding.expires_at)
+    return request
 
 
 def identity_to_wire(given: Handover) -> picod_pb2.Identity:

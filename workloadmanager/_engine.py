@@ -6,35 +6,41 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from workloadmanager._templates import Template
     from workloadmanager._values import Isolation, Owner, Session
 
-__all__ = ["Activity", "Engine", "Order", "Sandbox"]
+__all__ = ["Activity", "Binding", "Engine", "Sandbox"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What a sandbox is to be made for. *environment* may hold secrets."""
+class Binding:
+    """What a sandbox gets once in its life: its session.
+
+    *environment* may hold secrets.
+    """
 
     session_id: str
-    sandbox_id: str
-    namespace: str
-    template: Template
     owner: Owner
     expires_at: datetime
     environment: Mapping[str, str] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """A sandbox that can run commands of its session."""
+    """A sandbox that runs commands once it has its session.
 
+    *record* is the engine's own text by which a later process finds it; it holds no
+    secret.
+    """
+
+    sandbox_id: str
     address: str
     spiffe_id: str
     isolation: Isolation
+    record: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,7 @@ class Activity:
 
 
 class Engine(Protocol):
-    """Makes, finds and ends sandboxes of one kind.
-
-    A *record* is the engine's own text by which a later process finds the sandbox;
-    it holds no secret.
-    """
+    """Makes, finds and ends sandboxes of one kind."""
 
     def reserve(self) -> str:
         """Return the id of the next sandbox, never given before: the soonest made.
@@ -60,15 +62,25 @@ class Engine(Protocol):
         """
 
     async def make(
-        self, order: Order, recorded: Callable[[str], Awaitable[None]]
+        self, sandbox_id: str, template: Template, binding: Binding | None = None
     ) -> Sandbox:
-        """Make a sandbox, bound to its session; *recorded* keeps its record early.
+        """Make a sandbox: a blank one, or for the session of *binding*.
 
         Whoever gets an exception, also a cancellation, calls `destroy`.
 
         Raises:
             SandboxStartError: it did not come to life, or nobody says who it is.
             PoolExhaustedError: there is no room for it.
+        """
+
+    async def bind(self, sandbox_id: str, binding: Binding) -> None:
+        """Give a blank sandbox its session, once and for all.
+
+        Whoever gets an exception, also a cancellation, calls `destroy`: whether it
+        has it is not known.
+
+        Raises:
+            BindingError: it did not confirm that it has it.
         """
 
     async def destroy(self, sandbox_id: str, record: str) -> None:

@@ -10,7 +10,8 @@ WorkloadManagerError
 ├── RequestMismatchError       a request id used again for something else
 ├── PoolExhaustedError         no more sandboxes now
 ├── SandboxStartError          a sandbox could not be made
-│   └── NoIdentityError        for want of an identity
+│   ├── NoIdentityError        for want of an identity
+│   └── BindingError           a sandbox made ahead did not take its session
 ├── RenewalError               a sandbox did not take its next identity
 └── ClosingError               the service is going down
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from workloadmanager._values import Session
 
 __all__ = [
+    "BindingError",
     "ClosingError",
     "InvalidRequestError",
     "NoIdentityError",
@@ -135,6 +137,10 @@ class NoIdentityError(SandboxStartError):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.args = ("no identity can be had for a new sandbox now",)
+
+
+class BindingError(SandboxStartError):
+    """A sandbox did not confirm its session in time, and must not be used."""
 
 
 class RenewalError(WorkloadManagerError):

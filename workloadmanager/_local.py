@@ -16,7 +16,7 @@ from tlsloader import SpiffeID
 from workloadmanager import _ids
 from workloadmanager._control import Control, identity_to_wire, peer_pid
 from workloadmanager._engine import Sandbox
-from workloadmanager._errors import NoIdentityError, SandboxStartError
+from workloadmanager._errors import BindingError, NoIdentityError, SandboxStartError
 from workloadmanager._kin import end_all, kin
 from workloadmanager._launch import Launched, launch
 from workloadmanager._picod import Place, Plan
@@ -24,10 +24,10 @@ from workloadmanager._process import Process
 from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from workloadmanager._engine import Activity, Order
+    from workloadmanager._engine import Activity, Binding
     from workloadmanager._forkserver import ForkServer
     from workloadmanager._identities import Handover, Identities
     from workloadmanager._process import Mark
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalEngine"]
 
 _START = 30.0  # seconds that a PicoD may take to be there
+_BIND = 2.0  # and to take its session
 _END = 2.0  # and to go by itself
 _ADOPT = 3.0
 
@@ -76,45 +77,61 @@ class LocalEngine:
         return self._identities.reserve() if self._proven else _ids.sandbox_id()
 
     async def make(
-        self, order: Order, recorded: Callable[[str], Awaitable[None]]
+        self, sandbox_id: str, template: Template, binding: Binding | None = None
     ) -> Sandbox:
-        """Start a PicoD, give it its identity and bind it to its session."""
-        box = _Box(self._plan.place(order.sandbox_id))
-        self._boxes[order.sandbox_id] = box
+        """Start a PicoD and give it its identity, and its session if it has one."""
+        box = _Box(self._plan.place(sandbox_id))
+        self._boxes[sandbox_id] = box
         try:
             async with asyncio.timeout(_START):
-                return await self._make(box, order, recorded)
+                return await self._make(box, template, binding)
         except (OSError, TimeoutError, grpc.aio.AioRpcError, EOFError) as error:
-            log = self._log(order.sandbox_id)
+            log = self._log(sandbox_id)
             raise SandboxStartError(f"{_text(error)}; its log: {log}") from error
 
     async def _make(
-        self, box: _Box, order: Order, recorded: Callable[[str], Awaitable[None]]
+        self, box: _Box, template: Template, binding: Binding | None
     ) -> Sandbox:
-        given = await self._identity(order.sandbox_id)
+        sandbox_id = box.place.sandbox_id
+        given = await self._identity(sandbox_id)
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        process, newborn = await self._launch(box, order.template)
+        process, newborn = await self._launch(box, template)
         try:
             if given is not None:
                 await newborn.hand(identity_to_wire(given).SerializeToString())
-            await recorded(box.place.record())
             await newborn.ready(process)
         finally:
             newborn.close()
         box.control = Control(box.place.control)
-        await box.control.bind(order)
+        if binding is not None:
+            await box.control.bind(binding)
         report = await box.control.report()
-        if report.sandbox_id != order.sandbox_id or not report.ready:
+        if report.sandbox_id != sandbox_id or not report.ready:
             raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
         if process.ended.is_set():
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
         self._attend(box, box.control)
         if given is not None:
-            self._identities.keep(order.sandbox_id, given, box.control.renew)
-        spiffe_id = str(self._identities.name(order.sandbox_id))
-        return Sandbox(box.place.address, spiffe_id, report.isolation)
+            self._identities.keep(sandbox_id, given, box.control.renew)
+        return Sandbox(
+            sandbox_id=sandbox_id,
+            address=box.place.address,
+            spiffe_id=str(self._identities.name(sandbox_id)),
+            isolation=report.isolation,
+            record=box.place.record(),
+        )
+
+    async def bind(self, sandbox_id: str, binding: Binding) -> None:
+        """Give a sandbox its session over its control door."""
+        box = self._boxes.get(sandbox_id)
+        if box is None or box.control is None or box.ending:
+            raise BindingError(f"{sandbox_id} is gone")
+        try:
+            await box.control.bind(binding, _BIND)
+        except grpc.aio.AioRpcError as error:
+            raise BindingError(_text(error)) from error
 
     @property
     def _proven(self) -> bool:

@@ -50,8 +50,11 @@ class Store:
         """How many transactions there have been."""
         return self._writer.commits
 
-    async def insert(self, session: Session, request_id: str = "") -> None:
-        """Keep a new session, and the request id that made it if there is one."""
+    def insert(self, session: Session, request_id: str = "") -> asyncio.Future[None]:
+        """Begin to keep a new session, and the request id that made it if it has one.
+
+        What is asked for next comes after this, whether somebody waits here or not.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
             row = to_row(session)
@@ -64,18 +67,12 @@ class Store:
                     row | {"request_id": request_id},
                 )
 
-        await self._writer.run(work)
+        return self._writer.run(work)
 
     async def save(self, session: Session) -> None:
         """Keep the present values of a session."""
         row = to_row(session)
         await self._writer.run(lambda connection: _execute(connection, UPDATE, row))
-
-    async def record(self, session_id: str, record: str) -> None:
-        """Keep what the engine needs to find the sandbox again."""
-        await self._write(
-            "UPDATE sessions SET record = ? WHERE session_id = ?", record, session_id
-        )
 
     async def remove(self, session_id: str) -> None:
         """Forget a session that never came to be, and its request id."""

@@ -81,15 +81,14 @@ class Writer:
         writer._thread.start()
         return writer
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what *work* returns, once it is committed.
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Begin *work*; the future has what it returns, once it is committed.
 
-        It is done even if the caller is cancelled while it waits.
+        It is done even if nobody waits for it any more.
         """
         item = _Work(work)
         self._queue.put(item)
-        result: T = await item.future
-        return result
+        return item.future
 
     async def close(self) -> None:
         """Finish what waits, then close the file."""

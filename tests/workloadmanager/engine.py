@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clock import SYSTEM, Clock
-from workloadmanager._engine import Activity, Order, Sandbox
+from workloadmanager._engine import Activity, Binding, Sandbox
 from workloadmanager._ids import sandbox_id
 from workloadmanager._sessions import Sessions
 from workloadmanager._store import Store
@@ -16,7 +16,7 @@ from workloadmanager._templates import Template, Templates
 from workloadmanager._values import Isolation, Owner, Session, Wish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection
     from pathlib import Path
 
     from tests.fakes import FakeClock
@@ -66,16 +66,24 @@ def wish(  # noqa: PLR0913  # as many as a wish has
 
 
 class FakeEngine:
-    """Keeps its sandboxes in a dict; `gate` holds makings up, `fault` fails them."""
+    """Keeps its sandboxes in a dict.
+
+    `gate` holds makings up, `fault` fails them; so do `binding` and `refusal` when a
+    blank one gets its session.
+    """
 
     def __init__(self) -> None:
-        self.alive: dict[str, Order] = {}
+        self.alive: dict[str, Template] = {}
+        self.bound: dict[str, Binding] = {}
         self.destroyed: list[str] = []
         self.forgotten: list[str] = []
         self.begun = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.fault: Exception | None = None
+        self.binding = asyncio.Event()
+        self.binding.set()
+        self.refusal: Exception | None = None
         self.stubborn = 0  # how many destructions fail first
         self.says: Activity | None = None
         self.adoptable: set[str] = set()
@@ -86,17 +94,28 @@ class FakeEngine:
         return sandbox_id()
 
     async def make(
-        self, order: Order, recorded: Callable[[str], Awaitable[None]]
+        self, sandbox_id: str, template: Template, binding: Binding | None = None
     ) -> Sandbox:
         self.begun += 1
-        self.alive[order.sandbox_id] = order
-        await recorded(f"record of {order.sandbox_id}")
+        self.alive[sandbox_id] = template
+        if binding is not None:
+            self.bound[sandbox_id] = binding
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
-        address = f"unix:/run/{order.sandbox_id}/data.sock"
-        spiffe_id = f"spiffe://sandbox.cluster.local/ns/x/sandbox/{order.sandbox_id}"
-        return Sandbox(address, spiffe_id, Isolation("none", 0, own_uid=False))
+        return Sandbox(
+            sandbox_id=sandbox_id,
+            address=f"unix:/run/{sandbox_id}/data.sock",
+            spiffe_id=f"spiffe://sandbox.cluster.local/ns/x/sandbox/{sandbox_id}",
+            isolation=Isolation("none", 0, own_uid=False),
+            record=f"record of {sandbox_id}",
+        )
+
+    async def bind(self, sandbox_id: str, binding: Binding) -> None:
+        self.bound[sandbox_id] = binding
+        await self.binding.wait()
+        if self.refusal is not None:
+            raise self.refusal
 
     async def destroy(self, sandbox_id: str, record: str) -> None:
         del record

@@ -78,7 +78,7 @@ async def test_a_session_is_made_and_told(house: House, clock: FakeClock) -> Non
     assert made.idle_timeout == SHORT.idle_timeout
     assert await house.sessions.find(made.session_id) == made
     assert await house.store.find(made.session_id) == made
-    assert house.engine.alive[made.sandbox_id].environment == {"A": "1"}
+    assert house.engine.bound[made.sandbox_id].environment == {"A": "1"}
 
 
 async def test_what_limits_did_is_asked_for(house: House, clock: FakeClock) -> None:
@@ -98,8 +98,8 @@ async def test_what_limits_did_is_asked_for(house: House, clock: FakeClock) -> N
 async def test_a_sandbox_outlives_its_longest_possible_session(house: House) -> None:
     """Its own alarm must never ring before a session that was extended is over."""
     made = await house.sessions.create(wish())
-    order = house.engine.alive[made.sandbox_id]
-    assert order.expires_at > made.created_at + SHORT.maximum_lifetime
+    binding = house.engine.bound[made.sandbox_id]
+    assert binding.expires_at > made.created_at + SHORT.maximum_lifetime
 
 
 async def test_a_failed_making_leaves_nothing(house: House) -> None:

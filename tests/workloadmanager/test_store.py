@@ -161,10 +161,7 @@ async def test_one_bad_write_spoils_no_other(store: Store) -> None:
 async def test_a_write_is_done_though_its_caller_went(store: Store) -> None:
     """A cancelled handler must not leave the order of writes in doubt."""
     made = session()
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(store.insert(made))
-        await asyncio.wait([task], timeout=0)
-        task.cancel()
+    store.insert(made).cancel()
     assert await store.find(made.session_id) == made
 
 
