@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FileType = Literal["file", "directory", "symlink", "other"]
 SessionState = Literal["starting", "ready", "ended", "unknown"]
+StartKind = Literal["warm", "cold", "unknown"]
 _TIMED_OUT = 124
 _KILLED = 128
 
@@ -27,6 +28,10 @@ _STATES: dict[int, SessionState] = {
     workloadmanager_pb2.SESSION_STATE_STARTING: "starting",
     workloadmanager_pb2.SESSION_STATE_READY: "ready",
     workloadmanager_pb2.SESSION_STATE_ENDED: "ended",
+}
+_STARTS: dict[int, StartKind] = {
+    workloadmanager_pb2.START_COLD: "cold",
+    workloadmanager_pb2.START_WARM: "warm",
 }
 
 
@@ -110,7 +115,8 @@ class SessionInfo:
 
     ``isolation`` is what separates its code from the host (``"bwrap"``,
     ``"gvisor"`` or ``"none"``), ``own_uid`` whether no other sandbox shares its user
-    on the host.
+    on the host. ``start`` tells whether its sandbox was made ahead (warm) or for this
+    session.
     """
 
     session_id: str
@@ -123,6 +129,7 @@ class SessionInfo:
     isolation: str
     own_uid: bool
     last_fault: str
+    start: StartKind
 
 
 class Text:
@@ -191,6 +198,7 @@ def session_from(wire: router_pb2.Session) -> SessionInfo:
         isolation=wire.isolation.level,
         own_uid=wire.isolation.own_uid,
         last_fault=wire.last_fault,
+        start=_STARTS.get(wire.start, "unknown"),
     )
 
 

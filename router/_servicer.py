@@ -168,6 +168,7 @@ def _shown(session: wm.SandboxSession) -> pb.Session:
         template=session.template,
         state=session.state,
         last_fault=session.last_fault,
+        start=session.start,
     )
     for name in (
         "created_at",

@@ -23,6 +23,7 @@ __all__ = [
     "LISTEN",
     "LOG_LEVEL",
     "MATCHER",
+    "NUMBER",
     "PAIR",
     "PATH",
     "SIZE",
@@ -86,10 +87,14 @@ def _size(text: str) -> int:
     return int(found[1]) * _BYTES[found[2]]
 
 
-def _count(text: str) -> int:
+def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= len("1000000000")):
         _refuse(text, "a whole number")
-    if int(text) < 1:
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if _number(text) < 1:
         _refuse(text, "above 0")
     return int(text)
 
@@ -170,6 +175,8 @@ DURATION = FlagType("duration", _duration)
 """``250ms``, ``5s``, ``1h30m`` → seconds as float."""
 SIZE = FlagType("size", _size)
 """``4096``, ``64KiB``, ``1GiB`` → bytes as int."""
+NUMBER = FlagType("number", _number)
+"""A whole number, 0 and above."""
 COUNT = FlagType("count", _count)
 """A whole number above 0."""
 LISTEN = FlagType("host:port|unix:/path", _listen)

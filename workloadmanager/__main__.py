@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,13 @@ from workloadmanager._sessions import Sessions
 from workloadmanager._settings import Settings
 from workloadmanager._state import StateFolder, private_folder
 from workloadmanager._store import Store
-from workloadmanager._templatefile import load_templates
+from workloadmanager._templatesource import TemplateSource
 from workloadmanager._uids import Uids, default_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from authority import Issuer
-    from workloadmanager._templates import Templates
 
 _GRACE = 10.0
 _PATH = os.environ.get("PATH", os.defpath)
@@ -77,7 +77,9 @@ async def main(settings: Settings) -> None:
         issuer = await _issuer(settings, state)
         published = Published(issuer, state.bundle(settings.sandbox_domain))
         await published.write()
-        door = door._replace(jobs=(*door.jobs, published.follow()))
+        lacking = partial(missing, level=settings.isolation, path=_PATH)
+        following = (published.follow(), templates.follow(lacking))
+        door = door._replace(jobs=(*door.jobs, *following))
         identities = _identities(settings, issuer, door)
         plan = _plan(settings, state, door.own_id)
         forks = ForkServer(plan.python, plan.environment())
@@ -89,8 +91,8 @@ async def main(settings: Settings) -> None:
         sessions = Sessions(
             store=store,
             engine=engine,
-            templates=templates,
-            limit=settings.max_sessions,
+            templates=templates.templates,
+            capacity=settings.capacity,
         )
         async with sessions.running(), identities.running():
             await _serve(settings, sessions, door, identities, stop)
@@ -135,15 +137,15 @@ async def _let_watchers_go(sessions: Sessions, stop: asyncio.Event) -> None:
     sessions.feed.close()
 
 
-def _templates(settings: Settings) -> Templates:
+def _templates(settings: Settings) -> TemplateSource:
     try:
-        templates = load_templates(settings.templates)
+        source = TemplateSource.load(settings.templates)
     except TemplateFileError as error:
         hint = "docs/reference/templates.md tells what a template holds"
         raise SettingsError([(fault, hint) for fault in error.faults]) from error
-    if faults := list(missing(templates, settings.isolation, _PATH)):
+    if faults := list(missing(source.templates, settings.isolation, _PATH)):
         raise SettingsError(faults)
-    return templates
+    return source
 
 
 def _state(settings: Settings) -> StateFolder:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workloadmanager._roster import Roster
     from workloadmanager._store import Store
 
-__all__ = ["Endings"]
+__all__ = ["Endings", "destroy"]
 
 _LONGEST_PAUSE = 30.0
 
@@ -133,16 +133,18 @@ class Endings:
             _log.exception("no tombstone", extra={"session_id": ended.session_id})
 
     async def _destroy(self, session: Session) -> None:
-        """Have the sandbox destroyed, however often it takes."""
-        pause = 0.5
-        while True:
-            try:
-                await self._engine.destroy(session.sandbox_id, session.record)
-            except Exception:  # noqa: BLE001  # whatever it is, it must go
-                _log.exception(
-                    "sandbox not destroyed", extra={"sandbox_id": session.sandbox_id}
-                )
-                await self._clock.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                return
+        await destroy(self._engine, session.sandbox_id, session.record, self._clock)
+
+
+async def destroy(engine: Engine, sandbox_id: str, record: str, clock: Clock) -> None:
+    """Have a sandbox destroyed, however often it takes."""
+    pause = 0.5
+    while True:
+        try:
+            await engine.destroy(sandbox_id, record)
+        except Exception:  # noqa: BLE001  # whatever it is, it must go
+            _log.exception("sandbox not destroyed", extra={"sandbox_id": sandbox_id})
+            await clock.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return

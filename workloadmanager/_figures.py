@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from clock import SYSTEM
+from workloadmanager._values import Start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +27,7 @@ __all__ = ["Figures"]
 
 
 class Figures(Collector):
-    """How many sessions there are, how those that ended did, how identities are."""
+    """How many sessions there are, how they began and ended, how identities are."""
 
     def __init__(
         self, sessions: Sessions, identities: Identities, clock: Clock = SYSTEM
@@ -40,7 +45,33 @@ class Figures(Collector):
             ended.add_metric((cause,), number)
         watchers = GaugeMetricFamily("cubemesh_watchers", "Routers that watch.")
         watchers.add_metric((), self._sessions.feed.watchers)
-        return now, ended, watchers, *self._of_identities()
+        return now, ended, watchers, *self._of_starts(), *self._of_identities()
+
+    def _of_starts(self) -> Iterable[Metric]:
+        maker, pools = self._sessions.maker, self._sessions.pools
+        seconds = SummaryMetricFamily(
+            "cubemesh_start_seconds",
+            "Sessions made, by how their sandbox came to be, and how long that took.",
+            labels=("start",),
+        )
+        for start in Start:
+            count, took = maker.starts[start], maker.seconds[start]
+            seconds.add_metric((start.name.lower(),), count, took)
+        ready = GaugeMetricFamily(
+            "cubemesh_warm_ready",
+            "Sandboxes made ahead that wait for a session, by template.",
+            labels=("template",),
+        )
+        for name, number in pools.ready.items():
+            ready.add_metric((name,), number)
+        failed = CounterMetricFamily(
+            "cubemesh_warm_failed",
+            "Sandboxes made ahead that failed, by template.",
+            labels=("template",),
+        )
+        for name, number in list(pools.failures.items()):
+            failed.add_metric((name,), number)
+        return seconds, ready, failed
 
     def _of_identities(self) -> Iterable[Metric]:
         renewed = CounterMetricFamily(

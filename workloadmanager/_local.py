@@ -275,10 +275,11 @@ class LocalEngine:
     async def sweep(self, known: Collection[str]) -> None:
         """Destroy the sandboxes in our runtime folder that nobody knows."""
         names = await asyncio.to_thread(os.listdir, self._plan.runtime)
-        for name in names:
-            if _ids.is_sandbox_id(name) and name not in known:
-                _log.warning("unknown sandbox removed", extra={"sandbox_id": name})
-                await self.destroy(name, "")
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                if _ids.is_sandbox_id(name) and name not in known:
+                    _log.warning("unknown sandbox removed", extra={"sandbox_id": name})
+                    tasks.create_task(self.destroy(name, ""))
 
     def forget(self, sandbox_id: str) -> None:
         """Remove its log."""

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from workloadmanager._values import Isolation, Owner, Session, State
+from workloadmanager._values import Isolation, Owner, Session, Start, State
 
 if TYPE_CHECKING:
     import sqlite3
@@ -54,6 +54,9 @@ MIGRATIONS = (
     CREATE INDEX requests_by_session ON requests (session_id);
     CREATE INDEX requests_by_age ON requests (created_at);
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN start INTEGER;
+    """,
 )
 
 _COLUMNS = (
@@ -73,6 +76,7 @@ _COLUMNS = (
     "address",
     "spiffe_id",
     "isolation",
+    "start",
     "record",
     "last_fault",
     "ended_at",
@@ -114,6 +118,7 @@ def to_row(session: Session) -> dict[str, Any]:
         "address": session.address,
         "spiffe_id": session.spiffe_id,
         "isolation": _isolation_to_text(session.isolation),
+        "start": session.start,
         "record": session.record,
         "last_fault": session.last_fault,
         "ended_at": None if session.ended_at is None else to_ms(session.ended_at),
@@ -138,6 +143,7 @@ def from_row(row: sqlite3.Row) -> Session:
         address=row["address"],
         spiffe_id=row["spiffe_id"],
         isolation=_isolation_from_text(row["isolation"]),
+        start=None if row["start"] is None else Start(row["start"]),
         record=row["record"],
         last_fault=row["last_fault"],
         ended_at=None if row["ended_at"] is None else _from_ms(row["ended_at"]),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from clock import SYSTEM, Clock
 from workloadmanager._births import Births
 from workloadmanager._deadlines import Deadlines
+from workloadmanager._demand import Capacity
 from workloadmanager._endings import Endings
 from workloadmanager._errors import (
     ClosingError,
@@ -21,9 +22,12 @@ from workloadmanager._errors import (
 )
 from workloadmanager._feed import Feed
 from workloadmanager._ids import is_session_id
+from workloadmanager._maker import Maker
 from workloadmanager._pages import Page, page
+from workloadmanager._pools import Pools
 from workloadmanager._roster import Roster
 from workloadmanager._store import REMEMBERED
+from workloadmanager._takeover import take_over
 from workloadmanager._values import Owner, Session, State, Wish, milliseconds
 from workloadmanager._wishes import check, check_span
 
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from workloadmanager._deadlines import Touch
-    from workloadmanager._engine import Engine
+    from workloadmanager._engine import Activity, Engine
     from workloadmanager._store import Store
     from workloadmanager._templates import Templates
 
@@ -39,6 +43,7 @@ __all__ = ["Sessions"]
 
 _PURGE = 600.0
 _LONGEST_SPAN = timedelta(days=36500)
+_ANY = Capacity()
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ class Sessions:
         store: Store,
         engine: Engine,
         templates: Templates,
-        limit: int = 1000,
+        capacity: Capacity = _ANY,
         clock: Clock = SYSTEM,
     ) -> None:
         self._store, self._engine, self._clock = store, engine, clock
@@ -71,14 +76,29 @@ class Sessions:
         self._deadlines = Deadlines(
             self._roster, engine, self._endings, self.feed, clock
         )
-        self._births = Births(
+        self.pools = Pools(
+            engine=engine,
+            templates=templates,
+            taken=lambda: len(self._roster) + self._endings.under_way,
+            capacity=capacity,
+            clock=clock,
+        )
+        self.maker = Maker(
             store=store,
             engine=engine,
             roster=self._roster,
             endings=self._endings,
+            pools=self.pools,
             clock=clock,
-            limit=limit,
+            limit=capacity.limit,
             born=self._on_birth,
+        )
+        self._births = Births(
+            maker=self.maker,
+            store=store,
+            roster=self._roster,
+            endings=self._endings,
+            clock=clock,
         )
 
     def __len__(self) -> int:
@@ -88,16 +108,20 @@ class Sessions:
     async def running(self) -> AsyncIterator[None]:
         """Take over what an earlier process left; keep deadlines while inside.
 
-        At the end what is being made is undone; ready sandboxes live on.
+        At the end what is being made is undone, and what was made ahead ends; the
+        sandboxes of sessions live on.
         """
         async with asyncio.TaskGroup() as tasks:
             self._endings.use(tasks)
             self._engine.watch(self._on_death)
-            await self._take_over()
+            await take_over(
+                self._store, self._engine, self._endings, self._clock, self._on_adopted
+            )
             self._tasks = tasks
             jobs = [
                 tasks.create_task(self._deadlines.keep(tasks)),
                 tasks.create_task(self.feed.beat()),
+                tasks.create_task(self.pools.keep(tasks)),
                 tasks.create_task(self._purge()),
             ]
             try:
@@ -239,6 +263,11 @@ class Sessions:
             },
         )
 
+    def _on_adopted(self, session: Session, activity: Activity) -> None:
+        self._roster.put(session)
+        self._deadlines.see(session, activity)
+        self._deadlines.set(session)
+
     def _on_end(self, session: Session) -> None:
         self.ended[session.ended_by] += 1
         self._deadlines.drop(session)
@@ -247,8 +276,8 @@ class Sessions:
     def _on_death(self, sandbox_id: str, reason: str) -> None:
         session = self._roster.of_sandbox(sandbox_id)
         if session is None:
-            return
-        if session.state is State.STARTING:
+            self.pools.died(sandbox_id, reason)
+        elif session.state is State.STARTING:
             self._births.died(session, reason)
         else:
             self._endings.begin(session, "fault", reason)
@@ -259,33 +288,3 @@ class Sessions:
             for sandbox_id in await self._store.purge(self._clock.now() - REMEMBERED):
                 self._engine.forget(sandbox_id)
             await self._clock.sleep(_PURGE)
-
-    async def _take_over(self) -> None:
-        """Adopt the sandboxes that live, and end what is left of all others."""
-        sessions = await self._store.load()
-        async with asyncio.TaskGroup() as tasks:
-            for session in sessions:
-                tasks.create_task(self._take_over_one(session))
-        await self._engine.sweep({each.sandbox_id for each in sessions})
-
-    async def _take_over_one(self, session: Session) -> None:
-        if session.state is State.STARTING:
-            await self._endings.undo(session)
-        elif session.state is State.ENDED:
-            await asyncio.shield(self._endings.resume(session))
-        elif session.expires_at <= self._clock.now():
-            await asyncio.shield(self._endings.begin(session, "expired"))
-        elif (activity := await self._engine.adopt(session)) is None:
-            fault = "SANDBOX_UNREACHABLE"
-            await asyncio.shield(self._endings.begin(session, "fault", fault))
-        else:
-            self._roster.put(session)
-            self._deadlines.see(session, activity)
-            self._deadlines.set(session)
-            _log.info(
-                "sandbox adopted",
-                extra={
-                    "session_id": session.session_id,
-                    "sandbox_id": session.sandbox_id,
-                },
-            )

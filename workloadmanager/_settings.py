@@ -16,11 +16,13 @@ from serving import (
     ID_RANGE,
     LISTEN,
     LOG_LEVEL,
+    NUMBER,
     PATH,
     SPIFFE_ID,
     TRUST_DOMAIN,
     flag,
 )
+from workloadmanager._demand import Bounds, Capacity
 from workloadmanager._ids import is_label
 from workloadmanager._issuing import IssuerFlags
 from workloadmanager._picod import LONGEST_RUNTIME
@@ -111,6 +113,18 @@ class Settings(IssuerFlags):
     max_sessions: int = flag(
         "--max-sessions", COUNT, default=1000, help="How many sandboxes there may be"
     )
+    warm_min_ready: int = flag(
+        "--warm-min-ready",
+        NUMBER,
+        default=1,
+        help="How many sandboxes of a template wait for a session at least",
+    )
+    warm_max_ready: int = flag(
+        "--warm-max-ready",
+        NUMBER,
+        default=8,
+        help="And at most, when as many were asked for within a minute; 0: none",
+    )
     metrics_listen: str = flag(
         "--metrics-listen", LISTEN, default="127.0.0.1:0", help="Prometheus, by HTTP"
     )
@@ -122,6 +136,12 @@ class Settings(IssuerFlags):
     def sandbox_domain(self) -> str:
         """The sandboxes' trust domain."""
         return self.sandbox_trust_domain or f"sandbox.{self.trust_domain}"
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many sandboxes there may be."""
+        ready = Bounds(self.warm_min_ready, self.warm_max_ready)
+        return Capacity(self.max_sessions, ready)
 
     def faults(self) -> Iterator[Fault]:
         """Yield what is wrong between the flags."""
@@ -147,6 +167,12 @@ class Settings(IssuerFlags):
                 "name an agent of the sandboxes' own SPIRE",
             )
         yield from self.issuer_faults()
+        if self.warm_min_ready > self.warm_max_ready > 0:
+            least, most = self.warm_min_ready, self.warm_max_ready
+            yield (
+                f"--warm-min-ready {least} is more than --warm-max-ready {most}",
+                "raise the one, or lower the other",
+            )
         if self.sandbox_uid_range and os.geteuid() != 0:
             yield (
                 "--sandbox-uid-range needs root",

@@ -1,4 +1,4 @@
-"""Reading the template file, telling all of its faults with their lines."""
+"""Reading the text of a template file, telling all of its faults with their lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
-from serving import COUNT, DURATION, SIZE
+from serving import COUNT, DURATION, NUMBER, SIZE
 from workloadmanager._errors import TemplateFileError
 from workloadmanager._ids import is_label
 from workloadmanager._templates import (
@@ -22,33 +22,13 @@ from workloadmanager._templates import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-__all__ = ["load_templates", "parse_templates"]
+__all__ = ["parse_templates"]
 
-_LARGEST_FILE = 1 << 20
 _MAP, _BOOL = "tag:yaml.org,2002:map", "tag:yaml.org,2002:bool"
 _LARGEST_NUMBER = 1 << 40  # bytes, pieces or seconds
 _MOST_IMPORTS = 64
 _LIFETIME = PYTHON.default_lifetime
-
-
-def load_templates(path: Path | None) -> Templates:
-    """Return the built-in template and those of the file at *path*, if any.
-
-    Raises:
-        TemplateFileError: the file cannot be read, or has faults.
-    """
-    if path is None:
-        return Templates()
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise TemplateFileError([f"{path}: {error.strerror}"]) from error
-    if len(text) > _LARGEST_FILE:
-        raise TemplateFileError([f"{path}: larger than {_LARGEST_FILE} bytes"])
-    return parse_templates(text, str(path))
 
 
 def parse_templates(text: bytes, name: str) -> Templates:
@@ -146,6 +126,9 @@ class _Reader:
         seconds = self._parsed(DURATION, place, node)
         return None if seconds is None else timedelta(seconds=seconds)
 
+    def number(self, place: str, node: yaml.Node) -> int | None:
+        return self._converted(NUMBER, place, node)
+
     def limits(self, place: str, node: yaml.Node) -> dict[str, float]:
         limits = {}
         for key, value in self._items(node, place, known=set(LIMITS)):
@@ -165,15 +148,20 @@ class _Reader:
     def _parsed(
         self, form: click.ParamType[Any], place: str, node: yaml.Node
     ) -> Any | None:
-        try:
-            value = form.convert(self.text(place, node), None, None)
-        except click.BadParameter as error:
-            self._fault(node, place, error.message)
-            return None
-        if not 0 < value <= _LARGEST_NUMBER:
+        value = self._converted(form, place, node)
+        if value is not None and not 0 < value <= _LARGEST_NUMBER:
             self._fault(node, place, f"{value:g} is out of range")
             return None
         return value
+
+    def _converted(
+        self, form: click.ParamType[Any], place: str, node: yaml.Node
+    ) -> Any | None:
+        try:
+            return form.convert(self.text(place, node), None, None)
+        except click.BadParameter as error:
+            self._fault(node, place, error.message)
+            return None
 
     def _items(
         self, node: yaml.Node, place: str, known: set[str] | None = None
@@ -208,6 +196,9 @@ def _faults(template: Template) -> Iterator[str]:
     files = limits.get("workspace", 0) + limits.get("scratch", 0)
     if files > limits.get("memory", DEFAULT_MEMORY):
         yield "files count as memory: workspace and scratch must leave room in it"
+    least, most = template.min_ready, template.max_ready
+    if least is not None and most is not None and least > most:
+        yield "min_ready is more than max_ready"
 
 
 _FORMS: dict[str, click.ParamType[Any]] = {
@@ -227,4 +218,6 @@ _FIELDS: dict[str, tuple[str, Callable[[_Reader, str, yaml.Node], Any]]] = {
     "maximum_lifetime": ("maximum_lifetime", _Reader.duration),
     "idle_timeout": ("idle_timeout", _Reader.duration),
     "environment": ("environment", _Reader.environment),
+    "min_ready": ("min_ready", _Reader.number),
+    "max_ready": ("max_ready", _Reader.number),
 }

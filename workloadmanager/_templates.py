@@ -47,7 +47,8 @@ class Template:
     *isolation* empty: the service's default level. *python* empty: PicoD's choice.
     *imports* are the modules that code finds imported from the start.
     *limits* are in seconds, bytes or pieces, by the names of `LIMITS`; what is not
-    named here has PicoD's own limit.
+    named here has PicoD's own limit. *min_ready* and *max_ready* are how many wait for
+    sessions; None: as the service is told.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Template:
     maximum_lifetime: timedelta = timedelta(hours=24)
     idle_timeout: timedelta = timedelta(minutes=15)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    min_ready: int | None = None
+    max_ready: int | None = None
 
 
 PYTHON = Template(name="python", description="Python and a shell in a small Linux")
@@ -72,6 +75,10 @@ class Templates:
     def __init__(self, templates: Iterable[Template] = ()) -> None:
         named = {PYTHON.name: PYTHON} | {each.name: each for each in templates}
         self._named = dict(sorted(named.items()))
+
+    def become(self, others: Templates) -> None:
+        """Hold what *others* hold from now on."""
+        self._named = dict(others._named)
 
     def __iter__(self) -> Iterator[Template]:
         return iter(self._named.values())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-__all__ = ["Timers"]
+__all__ = ["Timers", "sleep_unless"]
 
 K = TypeVar("K")
 
@@ -75,11 +75,16 @@ class Timers(Generic[K]):
             wait = min(wait, self._heap[0][0] - self._clock.now())
         if self._sooner.is_set() or wait <= timedelta(0):
             return
-        async with asyncio.TaskGroup() as tasks:
-            both = {
-                tasks.create_task(self._clock.sleep(wait.total_seconds())),
-                tasks.create_task(self._sooner.wait()),
-            }
-            _, rest = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            for task in rest:
-                task.cancel()
+        await sleep_unless(self._sooner, wait.total_seconds(), self._clock)
+
+
+async def sleep_unless(event: asyncio.Event, seconds: float, clock: Clock) -> None:
+    """Return after *seconds*, or as soon as *event* is set."""
+    async with asyncio.TaskGroup() as tasks:
+        both = {
+            tasks.create_task(clock.sleep(seconds)),
+            tasks.create_task(event.wait()),
+        }
+        _, rest = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()

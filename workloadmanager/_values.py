@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Isolation", "Owner", "Session", "State", "Wish", "milliseconds"]
+__all__ = ["Isolation", "Owner", "Session", "Start", "State", "Wish", "milliseconds"]
 
 
 class State(enum.IntEnum):
@@ -19,6 +19,13 @@ class State(enum.IntEnum):
     STARTING = 1
     READY = 2
     ENDED = 3
+
+
+class Start(enum.IntEnum):
+    """How the sandbox of a session came to be; the numbers are those of the wire."""
+
+    COLD = 1  # made for it
+    WARM = 2  # made ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Session:
     address: str = ""
     spiffe_id: str = ""
     isolation: Isolation | None = None
+    start: Start | None = None
     record: str = ""
     last_fault: str = ""
     ended_at: datetime | None = None

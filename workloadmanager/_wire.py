@@ -46,6 +46,7 @@ def session_to_wire(session: Session) -> workloadmanager_pb2.SandboxSession:
         spiffe_id=session.spiffe_id,
         isolation=_isolation_to_wire(session.isolation),
         last_fault=session.last_fault,
+        start=workloadmanager_pb2.Start.ValueType(session.start or 0),
     )
     message.created_at.FromDatetime(session.created_at)
     message.expires_at.FromDatetime(session.expires_at)

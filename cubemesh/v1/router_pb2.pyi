@@ -38,12 +38,14 @@ class Session(_message.Message):
     LAST_ACTIVITY_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     LAST_FAULT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     namespace: _builtins.str
     template: _builtins.str
     state: _workloadmanager_pb2.SessionState.ValueType
     last_fault: _builtins.str
     """A reason of docs/reference/errors.md; empty: none."""
+    start: _workloadmanager_pb2.Start.ValueType
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -67,10 +69,11 @@ class Session(_message.Message):
         last_activity: _timestamp_pb2.Timestamp | None = ...,
         isolation: _picod_pb2.Isolation | None = ...,
         last_fault: _builtins.str = ...,
+        start: _workloadmanager_pb2.Start.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity", "last_fault", b"last_fault", "namespace", b"namespace", "session_id", b"session_id", "state", b"state", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity", "last_fault", b"last_fault", "namespace", b"namespace", "session_id", b"session_id", "start", b"start", "state", b"state", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

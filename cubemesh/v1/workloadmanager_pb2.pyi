@@ -23,6 +23,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Start:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Start.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    START_UNSPECIFIED: _Start.ValueType  # 0
+    START_COLD: _Start.ValueType  # 1
+    """Made for the session."""
+    START_WARM: _Start.ValueType  # 2
+    """Made ahead, and bound to the session."""
+
+class Start(_Start, metaclass=_StartEnumTypeWrapper):
+    """How the sandbox of a session came to be."""
+
+START_UNSPECIFIED: Start.ValueType  # 0
+START_COLD: Start.ValueType  # 1
+"""Made for the session."""
+START_WARM: Start.ValueType  # 2
+"""Made ahead, and bound to the session."""
+Global___Start: _TypeAlias = Start  # noqa: Y015
+
 class _SessionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -67,6 +89,7 @@ class SandboxSession(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     LAST_FAULT_FIELD_NUMBER: _builtins.int
     PROOF_SECRET_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     sandbox_id: _builtins.str
     namespace: _builtins.str
@@ -80,6 +103,7 @@ class SandboxSession(_message.Message):
     """A reason of docs/reference/errors.md; empty: none."""
     proof_secret: _builtins.bytes
     """The secret of BindRequest.proof_secret. Never stored, never logged."""
+    start: Global___Start.ValueType
     @_builtins.property
     def owner(self) -> _principal_pb2.Principal: ...
     @_builtins.property
@@ -114,10 +138,11 @@ class SandboxSession(_message.Message):
         isolation: _picod_pb2.Isolation | None = ...,
         last_fault: _builtins.str = ...,
         proof_secret: _builtins.bytes = ...,
+        start: Global___Start.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity", "last_fault", b"last_fault", "namespace", b"namespace", "owner", b"owner", "proof_secret", b"proof_secret", "sandbox_id", b"sandbox_id", "session_id", b"session_id", "spiffe_id", b"spiffe_id", "state", b"state", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created_at", b"created_at", "expires_at", b"expires_at", "idle_timeout", b"idle_timeout", "isolation", b"isolation", "last_activity", b"last_activity", "last_fault", b"last_fault", "namespace", b"namespace", "owner", b"owner", "proof_secret", b"proof_secret", "sandbox_id", b"sandbox_id", "session_id", b"session_id", "spiffe_id", b"spiffe_id", "start", b"start", "state", b"state", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

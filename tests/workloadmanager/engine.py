@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clock import SYSTEM, Clock
+from workloadmanager._demand import Capacity
 from workloadmanager._engine import Activity, Binding, Sandbox
 from workloadmanager._ids import sandbox_id
 from workloadmanager._sessions import Sessions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ANN = Owner("spiffe://cluster.local", "spiffe://cluster.local/user/ann", "ann")
 BOB = Owner("spiffe://cluster.local", "spiffe://cluster.local/user/bob", "bob")
+_FEW = Capacity(100)
 SHORT = Template(
     name="short",
     default_lifetime=timedelta(minutes=10),
@@ -158,7 +160,7 @@ class House:
         clock: Clock,
         *,
         engine: FakeEngine | None = None,
-        limit: int = 100,
+        capacity: Capacity = _FEW,
     ) -> AsyncIterator[House]:
         store = await Store.open(folder / "sessions.db")
         engine = engine or FakeEngine()
@@ -166,7 +168,7 @@ class House:
             store=store,
             engine=engine,
             templates=Templates([SHORT]),
-            limit=limit,
+            capacity=capacity,
             clock=clock,
         )
         try:

@@ -22,6 +22,7 @@ from tests.isolation.levels import each_level, need_gvisor
 from tests.processes import logging_into
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
+from workloadmanager._demand import Capacity
 from workloadmanager._errors import (
     PoolExhaustedError,
     SandboxStartError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+_NONE_AHEAD = Capacity()
 SECRET = {"TOKEN": "s3cret-of-the-session"}
 STAT = picod_pb2.StatRequest(path=b".")
 METADATA = ((PRINCIPAL_METADATA, PRINCIPAL.encode()),)
@@ -59,7 +61,10 @@ def ground() -> Iterator[Ground]:
 
 @asynccontextmanager
 async def opened(
-    ground: Ground, engine: LocalEngine | None = None, **template: object
+    ground: Ground,
+    engine: LocalEngine | None = None,
+    capacity: Capacity = _NONE_AHEAD,
+    **template: object,
 ) -> AsyncIterator[Sessions]:
     store = await Store.open(ground.folder / "state" / "s.db")
     templates = Templates([replace(PYTHON, **template)])  # type: ignore[arg-type]
@@ -69,7 +74,7 @@ async def opened(
             ground.forks.running(),
         ):
             sessions = Sessions(
-                store=store, engine=used, templates=templates, clock=SYSTEM
+                store=store, engine=used, templates=templates, capacity=capacity
             )
             async with asyncio.timeout(60), sessions.running():
                 yield sessions

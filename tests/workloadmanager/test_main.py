@@ -19,10 +19,12 @@ from cubemesh.v1 import workloadmanager_pb2_grpc
 from tests.authority.test_cafiles import written
 from tests.forge import Forge
 from tests.processes import logging_into
+from tests.system.mesh import eventually
 from tests.workloadmanager.local import ROUTER, WORKLOADMANAGER, Ground
 from tests.workloadmanager.test_servicer import OWNER
 from tlsloader import Dialer, FixedSource, SpiffeID
 from tlsloader.grpc import channel
+from workloadmanager._process import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +51,7 @@ class Service:
             *("--mtls-cert-file", str(paths.chain)),
             *("--mtls-key-file", str(paths.key)),
             *("--mtls-ca-file", str(paths.bundle)),
-            *("--router-id", ROUTER),
+            *("--router-id", ROUTER, "--warm-max-ready", "0"),
         ]
 
     def argv(self, *flags: str) -> list[str]:
@@ -153,6 +155,28 @@ def test_sandboxes_outlive_a_killed_manager(service: Service) -> None:
         assert service.picods() == []
         two.terminate()
         assert two.wait(10) == 0
+
+
+def test_sandboxes_of_nobody_do_not_outlive_a_killed_manager(service: Service) -> None:
+    """What waited for a session is ended by the next start, which makes its own."""
+    warm = ("--warm-min-ready", "2", "--warm-max-ready", "2")
+    with service.running(*warm) as one:
+        made = service.create()
+        eventually(lambda: len(service.picods()) == 3)
+        one.kill()
+        one.wait()
+    (kept,) = (
+        each for each in service.picods() if each.name()[6:] == made.sandbox_id[4:13]
+    )
+    waiting = {*service.picods()} - {kept}
+    with service.running(*warm) as two:
+        assert not any(Mark.of(each.pid) for each in waiting)
+        eventually(lambda: len(service.picods()) == 3)
+        assert Mark.of(kept.pid)
+        two.send_signal(signal.SIGINT)
+        assert two.wait(10) == 0
+    assert service.picods() == []
+    assert list(service.runtime.iterdir()) == []
 
 
 def test_sigterm_leaves_sandboxes_and_sigint_ends_them(service: Service) -> None:

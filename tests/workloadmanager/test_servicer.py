@@ -23,6 +23,7 @@ from tests.workloadmanager.engine import ANN, House, until, wish
 from tlsloader import Acceptor, Allowlist, Dialer, SpiffeID
 from tlsloader.grpc import Gate, channel
 from workloadmanager import _errors
+from workloadmanager._demand import Capacity
 from workloadmanager._door import only
 from workloadmanager._errors import SandboxStartError, WorkloadManagerError
 from workloadmanager._servicer import TABLE, WorkloadManagerServicer
@@ -93,7 +94,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     acceptor = Acceptor(source, allow=Allowlist.parse(ROUTER), name="workloadmanager")
     gate = Gate(only(SpiffeID.parse(ROUTER), acceptor))
     stop, listening = asyncio.Event(), asyncio.Event()
-    async with House.open(tmp_path, SYSTEM, limit=3) as house:
+    async with House.open(tmp_path, SYSTEM, capacity=Capacity(3)) as house:
         mesh = Mesh(house, acceptor, services, sandboxes)
         health = Health("cubemesh.v1.WorkloadManager")
         server = new_server([gate], health=health)

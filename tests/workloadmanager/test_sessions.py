@@ -18,6 +18,7 @@ from tests.workloadmanager.engine import (
     wish,
 )
 from workloadmanager._deadlines import Touch
+from workloadmanager._demand import Capacity
 from workloadmanager._engine import Activity
 from workloadmanager._errors import (
     ClosingError,
@@ -134,7 +135,7 @@ async def test_a_caller_who_vanishes_at_the_last_moment_leaves_nothing(
     async with asyncio.TaskGroup() as tasks:
         caller = tasks.create_task(house.sessions.create(wish(request_id="r")))
         await until(lambda: house.engine.alive)
-        birth = next(iter(house.sessions._births._by_session.values()))
+        birth = next(iter(house.sessions.maker.under_way.values()))
         birth.outcome.add_done_callback(lambda _: caller.cancel())
         house.engine.gate.set()
     await until(lambda: house.engine.destroyed)
@@ -189,7 +190,7 @@ async def test_a_request_id_of_an_ended_session_says_so(
 
 async def test_no_more_sandboxes_than_allowed(tmp_path: Path, clock: FakeClock) -> None:
     """Those being made and those still going count; the answer says when to come."""
-    async with House.open(tmp_path, clock, limit=2) as house:
+    async with House.open(tmp_path, clock, capacity=Capacity(2)) as house:
         made = await house.sessions.create(wish(idle_timeout=7 * SECOND))
         house.engine.gate.clear()
         async with asyncio.TaskGroup() as tasks:

@@ -135,6 +135,7 @@ def test_a_spire_is_whole() -> None:
         (("--namespace", "A_B"), "is no label"),
         (("--isolation", "chroot"), "--isolation"),
         (("--max-sessions", "0"), "--max-sessions"),
+        (("--warm-min-ready", "9"), "--warm-min-ready 9 is more than"),
     ],
 )
 def test_mixes_that_do_not_protect_are_refused(

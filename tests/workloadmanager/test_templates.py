@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakes import running
 from workloadmanager._errors import TemplateFileError, TemplateNotFoundError
 from workloadmanager._needs import missing
-from workloadmanager._templatefile import load_templates, parse_templates
+from workloadmanager._templatefile import parse_templates
 from workloadmanager._templates import PYTHON, Templates
+from workloadmanager._templatesource import TemplateSource
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fakes import FakeClock
 
 GOOD = b"""
 templates:
@@ -25,7 +29,10 @@ templates:
     limits: {memory: 64MiB, processes: 8, timeout: 1.5s, workspace: 4096}
     environment: {MODE: quick, EMPTY: ""}
     imports: [numpy, xml.dom]
+    min_ready: 0
+    max_ready: 3
 """
+MORE = b"  large: {}"
 
 
 def faults(text: str) -> tuple[str, ...]:
@@ -50,6 +57,7 @@ def test_a_file_says_everything_about_a_template() -> None:
     }
     assert tiny.environment == {"MODE": "quick", "EMPTY": ""}
     assert tiny.imports == ("numpy", "xml.dom")
+    assert (tiny.min_ready, tiny.max_ready) == (0, 3)
 
 
 def test_python_is_built_in_and_can_be_replaced() -> None:
@@ -82,6 +90,8 @@ templates:
     surprise: 1
   b: []
   c: {lifetime: 2h, maximum_lifetime: 1h}
+  d: {min_ready: 3, max_ready: 2}
+  e: {min_ready: -1}
 """
     )
     told = "\n".join(found)
@@ -99,9 +109,11 @@ templates:
         "t.yaml:10: a: 'surprise' is unknown",
         "t.yaml:11: b: must be a mapping",
         "t.yaml:12: c: lifetime is more than maximum_lifetime",
+        "t.yaml:13: d: min_ready is more than max_ready",
+        "t.yaml:14: e.min_ready",
     ):
         assert place in told
-    assert len(found) == 13
+    assert len(found) == 15
 
 
 @pytest.mark.parametrize(
@@ -144,8 +156,8 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (2 << 20))
     for path in (tmp_path / "none.yaml", tmp_path, large):
         with pytest.raises(TemplateFileError, match=str(path)):
-            load_templates(path)
-    assert load_templates(None).find("python")
+            TemplateSource.load(path)
+    assert TemplateSource.load(None).templates.find("python")
 
 
 def test_what_does_not_go_together_is_refused() -> None:
@@ -180,3 +192,36 @@ def test_programs_that_are_missing_are_told() -> None:
     assert any("runsc" in fault for fault in told)
     assert not dict(missing([PYTHON], "bwrap", "/nowhere"))
     assert "bwrap" in dict(missing([PYTHON], "gvisor", "/nowhere")).popitem()[1]
+
+
+async def test_a_file_that_changes_is_followed(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good change holds from then on; a bad one, or no file, changes nothing."""
+    caplog.set_level("INFO")
+    path = tmp_path / "t.yaml"
+    path.write_bytes(GOOD)
+    source = TemplateSource.load(path)
+    found = source.templates
+
+    async def look() -> None:
+        await clock.advance(5)
+        await clock.advance(0)  # returns once that look is over
+
+    def lacking(templates: Templates) -> list[tuple[str, str]]:
+        return [("it needs a program", "")] if len([*templates]) > 2 else []
+
+    bads = (b"templates: 1", b"templates: {tiny: {min_ready: x}}", GOOD + MORE, None)
+    async with running(source.follow(lacking, clock=clock)):
+        for bad in bads:
+            path.write_bytes(bad) if bad else path.unlink()
+            for _ in range(2):
+                await look()
+                assert found.find("tiny").limits["processes"] == 8
+        path.write_bytes(GOOD.replace(b"processes: 8", b"processes: 9"))
+        await look()
+        assert found.find("tiny").limits["processes"] == 9
+    assert [each.message for each in caplog.records] == [
+        *4 * ["templates kept"],
+        "templates changed",
+    ]
