@@ -61,7 +61,7 @@ async def main(settings: Settings) -> None:
         source = await settings.identity()
         ways = await _ways(settings, source, stack)
         load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)
-        house = House(ways.manager, ways.sandboxes, load, SYSTEM)
+        house = House(ways.manager, ways.sandboxes, load, SYSTEM, settings.dial_ahead)
         ways.jobs.append(source.follow())
         await _serve(settings, source, house, ways, stop)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from clock import Clock
+    from router._ahead import Ahead
     from router._callers import Caller
     from router._forward import Method
     from router._sessions import Session, Sessions
@@ -91,8 +92,11 @@ class Upstream:
 class Channels:
     """All upstreams of this Router."""
 
-    def __init__(self, sessions: Sessions, way: Way, clock: Clock) -> None:
+    def __init__(
+        self, sessions: Sessions, way: Way, ahead: Ahead, clock: Clock
+    ) -> None:
         self._sessions, self._way, self._clock = sessions, way, clock
+        self._ahead = ahead
         self._open: dict[str, Upstream] = {}
         self._leaving: list[Upstream] = []
         self._wake = asyncio.Event()
@@ -122,7 +126,7 @@ class Channels:
         return await self._flights.join(session.session_id, lambda: self._made(session))
 
     async def _made(self, session: Session) -> Upstream:
-        line = await self._way.connect(session)
+        line = self._ahead.take(session.door) or await self._way.connect(session.door)
         upstream = Upstream(session.session_id, line, self._way, self._clock.now())
         if self._sessions.has_ended(session.session_id):
             self._leave(upstream)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cubemesh.v1 import picod_pb2, router_pb2_grpc
 from router._admission import Admission, Load
+from router._ahead import Ahead
 from router._audit import Audit
 from router._births import Births
 from router._channels import Channels
@@ -37,23 +38,31 @@ _PICOD = picod_pb2.DESCRIPTOR.services_by_name["PicoD"]
 class House:
     """Everything behind the front door; *manager* is the WorkloadManager's channel.
 
-    Needs its `jobs` run, and callers named in `tlsloader.grpc.CALLER`.
+    At most *ahead* sandboxes are dialled before they have a session. Needs its `jobs`
+    run, and callers named in `tlsloader.grpc.CALLER`.
     """
 
     def __init__(
-        self, manager: grpc.aio.Channel, way: Way, load: Load, clock: Clock
+        self,
+        manager: grpc.aio.Channel,
+        way: Way,
+        load: Load,
+        clock: Clock,
+        ahead: int = 0,
     ) -> None:
         self._clock, self.load = clock, load
         self.refusals: Counter[str] = Counter()
         self.sessions = Sessions()
         self.registry = Registry(manager, f"router-{secrets.token_hex(8)}")
         self.locator = Locator(self.sessions, self.registry, clock)
-        self.channels = Channels(self.sessions, way, clock)
+        self.ahead = Ahead(way, clock, ahead)
+        self.channels = Channels(self.sessions, way, self.ahead, clock)
         self.births = Births(self.registry, self.sessions, self.locator, clock)
         self.touches = Touches(self.channels, self.registry, clock)
         self.watch = Watch(
             self.registry, self.sessions, self.locator, self.touches.query, clock
         )
+        self.watch.on_waiting(self.ahead.tell)
         self.audit = Audit(self.refusals)
 
     def add_to(
@@ -93,6 +102,8 @@ class House:
             self.watch.supervise(),
             self.touches.report(),
             self.touches.answer(),
+            self.ahead.dial(),
+            self.ahead.sweep(),
             self.channels.sweep(),
             self.channels.tend(),
             self.births.collect(),
@@ -105,6 +116,10 @@ class House:
             gauges={
                 "sessions": ("Sessions known to be live.", lambda: len(self.sessions)),
                 "channels": ("Channels to sandboxes.", lambda: len(self.channels)),
+                "dialled_ahead": (
+                    "Channels to sandboxes that wait for a session.",
+                    lambda: len(self.ahead),
+                ),
                 "open_calls": ("Calls under way.", lambda: self.load.open),
                 "manager_silence_seconds": (
                     "How long the WorkloadManager was not heard.",
@@ -113,6 +128,10 @@ class House:
             },
             counts={
                 "lookups": ("Questions about sessions.", lambda: self.locator.lookups),
+                "found_dialled": (
+                    "Sessions whose first call found its channel open.",
+                    lambda: self.ahead.taken,
+                ),
                 "watch_restarts": ("Watches lost.", lambda: self.watch.restarts),
             },
             refusals=self.refusals,

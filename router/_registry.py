@@ -21,7 +21,7 @@ from router._errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from router._sessions import Session
+from router._sessions import Door, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -118,8 +118,7 @@ def session_of(wire: wm.SandboxSession) -> Session | None:
         namespace=wire.namespace,
         template=wire.template,
         owner=owner_of(wire),
-        address=wire.address,
-        spiffe_id=wire.spiffe_id,
+        door=Door(wire.address, wire.spiffe_id),
         expires_at=wire.expires_at.ToDatetime(UTC),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -12,9 +12,16 @@ if TYPE_CHECKING:
 
     from auth import Principal
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["Door", "Session", "Sessions"]
 
 _ENDED_LIMIT = 65_536
+
+
+class Door(NamedTuple):
+    """Where a sandbox takes calls, and the one identity proven there."""
+
+    address: str
+    spiffe_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +33,7 @@ class Session:
     namespace: str
     template: str
     owner: Principal
-    # Where PicoD's data door is, and the one identity proven there.
-    address: str
-    spiffe_id: str
+    door: Door
     expires_at: datetime
 
 

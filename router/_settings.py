@@ -14,6 +14,7 @@ from serving import (
     LISTEN,
     LOG_LEVEL,
     MATCHER,
+    NUMBER,
     PATH,
     SPIFFE_ID,
     IdentityFlags,
@@ -99,6 +100,12 @@ class Settings(IdentityFlags):
     )
     max_calls_per_session: int = flag(
         "--max-calls-per-session", COUNT, default=100, help="of these, in one session"
+    )
+    dial_ahead: int = flag(
+        "--dial-ahead",
+        NUMBER,
+        default=16,
+        help="sandboxes to connect to before they have a session; 0: none",
     )
     forward_unknown_methods: bool = flag(
         "--forward-unknown-methods/--no-forward-unknown-methods",

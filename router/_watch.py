@@ -10,9 +10,10 @@ import grpc
 
 from cubemesh.v1 import workloadmanager_pb2 as wm
 from router._registry import session_of
+from router._sessions import Door
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from clock import Clock
     from router._locator import Locator
@@ -46,7 +47,12 @@ class Watch:
         self.begun = asyncio.Event()
         self._last = clock.monotonic()
         self._call: Any = None
+        self._waiting: Callable[[Iterable[Door]], None] = lambda _: None
         self.restarts = 0
+
+    def on_waiting(self, listener: Callable[[Iterable[Door]], None]) -> None:
+        """Call *listener* with the doors of all sandboxes that wait for a session."""
+        self._waiting = listener
 
     async def follow(self) -> NoReturn:
         """Watch; begin again whenever the stream ends."""
@@ -98,6 +104,10 @@ class Watch:
                 self._take_change(message.changed)
             case "activity_query":
                 self._queried(message.activity_query.session_id)
+                return
+            case "waiting":
+                sandboxes = message.waiting.sandboxes
+                self._waiting(Door(each.address, each.spiffe_id) for each in sandboxes)
                 return
             case _:
                 pass

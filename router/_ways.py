@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from auth import Signer
     from router._callers import Caller
-    from router._sessions import Session
+    from router._sessions import Door, Session
     from tlsloader import Dialer
 
 __all__ = ["ByCertificate", "ByToken", "Line", "Way"]
@@ -38,6 +38,10 @@ class Line:
         self.channel: grpc.aio.Channel = channel(target)
         self._close = close
 
+    def dial(self) -> None:
+        """Begin to connect, before there is a call."""
+        self.channel.get_state(try_to_connect=True)
+
     async def aclose(self) -> None:
         """Cancel the calls under way and free everything."""
         await self.channel.close()
@@ -48,8 +52,8 @@ class Line:
 class Way(Protocol):
     """How the Router reaches sandboxes and says for whom it calls."""
 
-    async def connect(self, session: Session) -> Line:
-        """Open the line to the sandbox of *session*; nothing is dialled yet.
+    async def connect(self, door: Door) -> Line:
+        """Open the line to the sandbox at *door*; nothing is dialled yet.
 
         Raises:
             SandboxUnreachableError: its address or identity cannot be right.
@@ -69,15 +73,15 @@ class ByCertificate:
     def __init__(self, dialer: Callable[..., Dialer]) -> None:
         self._dialer = dialer
 
-    async def connect(self, session: Session) -> Line:
+    async def connect(self, door: Door) -> Line:
         """Put a dialer behind the channel that expects exactly this sandbox."""
         try:
             dialer = self._dialer(
-                expected=SpiffeID.parse(session.spiffe_id), address=session.address
+                expected=SpiffeID.parse(door.spiffe_id), address=door.address
             )
             return Line(await dialer.start(), dialer.aclose)
         except (TLSLoaderError, ValueError, OSError) as error:
-            raise _unreachable(session, str(error)) from error
+            raise _unreachable(door, str(error)) from error
 
     def introduce(self, session: Session, caller: Caller) -> Introduction:
         """Name the principal; our certificate vouches for it."""
@@ -91,11 +95,11 @@ class ByToken:
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
-    async def connect(self, session: Session) -> Line:
+    async def connect(self, door: Door) -> Line:
         """Connect in plain text, and therefore to Unix sockets only."""
-        if not session.address.startswith("unix:/"):
-            raise _unreachable(session, "without TLS only Unix sockets are reached")
-        return Line(session.address)
+        if not door.address.startswith("unix:/"):
+            raise _unreachable(door, "without TLS only Unix sockets are reached")
+        return Line(door.address)
 
     def introduce(self, session: Session, caller: Caller) -> Introduction:
         """Sign for the principal; the token is good in this sandbox only."""
@@ -104,18 +108,11 @@ class ByToken:
                 session.session_id, session.sandbox_id, caller.principal
             )
         except KeysError as error:
-            raise _unreachable(session, str(error)) from error
+            raise _unreachable(session.door, str(error)) from error
         return (("authorization", f"Bearer {token}"),)
 
 
-def _unreachable(session: Session, detail: str) -> SandboxUnreachableError:
+def _unreachable(door: Door, detail: str) -> SandboxUnreachableError:
     """Return what the caller reads; *detail* is for our log."""
-    _log.warning(
-        "sandbox unreachable",
-        extra={
-            "session_id": session.session_id,
-            "sandbox_id": session.sandbox_id,
-            "detail": detail,
-        },
-    )
+    _log.warning("sandbox unreachable", extra={**door._asdict(), "detail": detail})
     return SandboxUnreachableError("the sandbox cannot be reached")

@@ -12,9 +12,18 @@ from clock import SYSTEM, Clock
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
+    from workloadmanager._engine import Sandbox
     from workloadmanager._values import Session
 
-__all__ = ["ActivityQuery", "Changed", "Event", "Feed", "Heartbeat", "Snapshot"]
+__all__ = [
+    "ActivityQuery",
+    "Changed",
+    "Event",
+    "Feed",
+    "Heartbeat",
+    "Snapshot",
+    "Waiting",
+]
 
 _BATCH = 500  # sessions in one message of a snapshot
 _HISTORY = 8192  # changes that a Router may have missed and still resume
@@ -53,16 +62,25 @@ class ActivityQuery:
     session_id: str
 
 
-Event = Snapshot | Changed | Heartbeat | ActivityQuery
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """All sandboxes now that wait for a session and may be dialled ahead of it."""
+
+    revision: int
+    sandboxes: Sequence[Sandbox]
+
+
+Event = Snapshot | Changed | Heartbeat | ActivityQuery | Waiting
 
 
 class _Watcher:
     """One Router's place in the feed."""
 
-    __slots__ = ("cursor", "queries", "wake")
+    __slots__ = ("behind", "cursor", "queries", "wake")
 
-    def __init__(self, cursor: int) -> None:
+    def __init__(self, cursor: int, *, behind: bool) -> None:
         self.cursor = cursor
+        self.behind = behind  # about the sandboxes that wait
         self.queries: deque[str | None] = deque(maxlen=_QUERIES)  # None: a heartbeat
         self.wake = asyncio.Event()
 
@@ -87,6 +105,7 @@ class Feed:
         self._history: deque[Changed] = deque(maxlen=history)
         self._watchers: set[_Watcher] = set()
         self._closed = False
+        self._waiting: Sequence[Sandbox] = ()
         self.revision = int(clock.now().timestamp() * 1000)
 
     @property
@@ -98,6 +117,13 @@ class Feed:
         """Tell everybody the new state of *session*."""
         self.revision += 1
         self._history.append(Changed(self.revision, session))
+        self._wake()
+
+    def tell_waiting(self, sandboxes: Sequence[Sandbox]) -> None:
+        """Tell everybody which sandboxes wait; only the last word counts."""
+        self._waiting = sandboxes
+        for watcher in self._watchers:
+            watcher.behind = True
         self._wake()
 
     def ask(self, session_id: str) -> None:
@@ -121,7 +147,7 @@ class Feed:
 
     async def watch(self, resume: int = 0) -> AsyncGenerator[Event, None]:
         """Yield what came after revision *resume*, or a snapshot, then what comes."""
-        watcher = _Watcher(resume)
+        watcher = _Watcher(resume, behind=bool(self._waiting))
         self._watchers.add(watcher)
         try:
             if self._reaches(resume):
@@ -145,6 +171,9 @@ class Feed:
             change = self._history[watcher.cursor - self.revision]
             watcher.cursor = change.revision
             yield change
+        if watcher.behind:
+            watcher.behind = False
+            yield Waiting(watcher.cursor, self._waiting)
         while watcher.queries:
             session_id = watcher.queries.popleft()
             if session_id is None:

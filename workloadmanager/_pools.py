@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from clock import SYSTEM, Clock
@@ -15,7 +16,7 @@ from workloadmanager._pool import Pool
 from workloadmanager._timers import sleep_unless
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from workloadmanager._demand import Capacity
     from workloadmanager._engine import Engine, Sandbox
@@ -25,6 +26,7 @@ __all__ = ["Pools"]
 
 _LOOK: Final = 5.0
 _CORES: Final = len(os.sched_getaffinity(0))
+_TOLD: Final = 64  # of those that wait, more or less
 _AT_ONCE: Final = max(1, _CORES // 2)  # ahead of need
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class Pools:
         self._leaving: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
+        self._told: tuple[Sandbox, ...] = ()
+        self._tell: Callable[[Sequence[Sandbox]], None] = lambda _: None
         self.failures: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -63,6 +67,10 @@ class Pools:
     def ready(self) -> Mapping[str, int]:
         """How many are ready, by template."""
         return {name: len(each.ready) for name, each in [*self._pools.items()]}
+
+    def watch(self, tell: Callable[[Sequence[Sandbox]], None]) -> None:
+        """Have *tell* called with those that are claimed next whenever they change."""
+        self._tell = tell
 
     @asynccontextmanager
     async def urgent(self) -> AsyncIterator[None]:
@@ -106,6 +114,7 @@ class Pools:
             while True:
                 self._news.clear()
                 wait = self._tend(self._clock.monotonic())
+                self._tell_news()
                 await sleep_unless(self._news, wait, self._clock)
         finally:
             self._tasks = None
@@ -127,6 +136,14 @@ class Pools:
             for _ in range(pool.surplus(now)):
                 self._retire(pool.ready.popleft())
         return self._fill(now)
+
+    def _tell_news(self) -> None:
+        pools = [pool for pool in self._pools.values() if pool.ready]
+        share = -(-_TOLD // len(pools)) if pools else 0
+        told = tuple(each for pool in pools for each in islice(pool.ready, share))
+        if told != self._told:
+            self._told = told
+            self._tell(told)
 
     def _fill(self, now: float) -> float:
         """Begin what may be made now; return when to look again, in seconds."""

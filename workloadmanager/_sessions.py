@@ -83,6 +83,7 @@ class Sessions:
             capacity=capacity,
             clock=clock,
         )
+        self.pools.watch(self.feed.tell_waiting)
         self.maker = Maker(
             store=store,
             engine=engine,

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from cubemesh.v1 import picod_pb2, principal_pb2, workloadmanager_pb2
 from workloadmanager._deadlines import Touch
 from workloadmanager._errors import InvalidRequestError
-from workloadmanager._feed import ActivityQuery, Changed, Event, Heartbeat, Snapshot
+from workloadmanager._feed import (
+    ActivityQuery,
+    Changed,
+    Event,
+    Heartbeat,
+    Snapshot,
+    Waiting,
+)
 from workloadmanager._values import Isolation, Owner, Session, Wish
 
 if TYPE_CHECKING:
@@ -83,6 +90,12 @@ def event_to_wire(event: Event) -> workloadmanager_pb2.WatchSessionsResponse:
             message.heartbeat.SetInParent()
         case ActivityQuery(session_id=session_id):
             message.activity_query.session_id = session_id
+        case Waiting(sandboxes=sandboxes):
+            message.waiting.SetInParent()
+            for each in sandboxes:
+                message.waiting.sandboxes.add(
+                    address=each.address, spiffe_id=each.spiffe_id
+                )
     return message
 
 

@@ -561,13 +561,57 @@ class WatchSessionsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Waiting(_message.Message):
+        """Sandboxes that wait for a session: all that are worth being dialled ahead of it.
+        They serve nobody yet. One that is not here any more has a session by now, or is
+        gone.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Sandbox(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ADDRESS_FIELD_NUMBER: _builtins.int
+            SPIFFE_ID_FIELD_NUMBER: _builtins.int
+            address: _builtins.str
+            spiffe_id: _builtins.str
+            def __init__(
+                self,
+                *,
+                address: _builtins.str = ...,
+                spiffe_id: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        SANDBOXES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchSessionsResponse.Waiting.Sandbox]: ...
+        def __init__(
+            self,
+            *,
+            sandboxes: _abc.Iterable[Global___WatchSessionsResponse.Waiting.Sandbox] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["sandboxes", b"sandboxes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ACTIVITY_QUERY_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Grows by one with each change."""
+    """Grows by one with each change of a session."""
     @_builtins.property
     def snapshot(self) -> Global___WatchSessionsResponse.Snapshot: ...
     @_builtins.property
@@ -578,6 +622,8 @@ class WatchSessionsResponse(_message.Message):
     def heartbeat(self) -> Global___WatchSessionsResponse.Heartbeat: ...
     @_builtins.property
     def activity_query(self) -> Global___WatchSessionsResponse.ActivityQuery: ...
+    @_builtins.property
+    def waiting(self) -> Global___WatchSessionsResponse.Waiting: ...
     def __init__(
         self,
         *,
@@ -586,12 +632,13 @@ class WatchSessionsResponse(_message.Message):
         changed: Global___SandboxSession | None = ...,
         heartbeat: Global___WatchSessionsResponse.Heartbeat | None = ...,
         activity_query: Global___WatchSessionsResponse.ActivityQuery | None = ...,
+        waiting: Global___WatchSessionsResponse.Waiting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_query", b"activity_query", "changed", b"changed", "event", b"event", "heartbeat", b"heartbeat", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_query", b"activity_query", "changed", b"changed", "event", b"event", "heartbeat", b"heartbeat", "snapshot", b"snapshot", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_query", b"activity_query", "changed", b"changed", "event", b"event", "heartbeat", b"heartbeat", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_query", b"activity_query", "changed", b"changed", "event", b"event", "heartbeat", b"heartbeat", "revision", b"revision", "snapshot", b"snapshot", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["snapshot", "changed", "heartbeat", "activity_query"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["snapshot", "changed", "heartbeat", "activity_query", "waiting"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -107,6 +107,13 @@ class FakeManager(wm_grpc.WorkloadManagerServicer):
         query = wm.WatchSessionsResponse.ActivityQuery(session_id=asked)
         self._send(activity_query=query)
 
+    def tell_waiting(self, *doors: tuple[str, str]) -> None:
+        """Tell which sandboxes wait for a session: address and SPIFFE ID of each."""
+        waiting = wm.WatchSessionsResponse.Waiting()
+        for address, spiffe_id in doors:
+            waiting.sandboxes.add(address=address, spiffe_id=spiffe_id)
+        self._send(waiting=waiting)
+
     def cut(self) -> None:
         """End all watches."""
         for watcher in self.watchers:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
-    from router._sessions import Session
+    from router._sessions import Door
 
 __all__ = [
     "METHODS",
@@ -63,7 +63,7 @@ class PlainWay(ByCertificate):
         self.closed = asyncio.Event()
         self.broken = False
 
-    async def connect(self, session: Session) -> Line:
+    async def connect(self, door: Door) -> Line:
         """Open a channel straight to the address."""
         self.lines += 1
         if self.broken:
@@ -72,7 +72,7 @@ class PlainWay(ByCertificate):
         async def close() -> None:
             self.closed.set()
 
-        return Line(session.address, close)
+        return Line(door.address, close)
 
 
 @dataclass
@@ -142,7 +142,11 @@ async def _status(call: Any) -> Status:
 
 @asynccontextmanager
 async def mesh(
-    folder: Path, *, load: Load | None = None, limits: Limits | None = None
+    folder: Path,
+    *,
+    load: Load | None = None,
+    limits: Limits | None = None,
+    ahead: int = 0,
 ) -> AsyncIterator[Mesh]:
     """Run a Router between its fakes; callers are named by ``x-who``."""
     async with AsyncExitStack() as stack:
@@ -153,7 +157,7 @@ async def mesh(
         target = await _serve(stack, f"unix:{folder}/manager", manager)
         clock, way = FakeClock(), PlainWay()
         channel = await _channel(stack, target)
-        house = House(channel, way, load or Load(100, 10), clock)
+        house = House(channel, way, load or Load(100, 10), clock, ahead)
         callers = {
             "alice": Caller(ALICE, admin=False),
             "bob": Caller(BOB, admin=False),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from router._sessions import Session, Sessions
+from router._sessions import Door, Session, Sessions
 from tests.router.manager import ALICE
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -19,8 +19,7 @@ def session(name: str = "a", *, minutes: int = 60, address: str = "unix:/x") -> 
         namespace="default",
         template="python",
         owner=ALICE,
-        address=address,
-        spiffe_id="spiffe://sandbox/x",
+        door=Door(address, "spiffe://sandbox/x"),
         expires_at=NOW + timedelta(minutes=minutes),
     )
 
@@ -114,5 +113,5 @@ def test_a_change_replaces_what_was_known(sessions: Sessions) -> None:
     sessions.changed(session(address="unix:/new"))
     found = sessions.find("a", NOW)
     assert found is not None
-    assert found.address == "unix:/new"
+    assert found.door.address == "unix:/new"
     assert len(sessions) == 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.fakes import FakeClock, running
 from tests.workloadmanager.test_store import session
+from workloadmanager._engine import Sandbox
 from workloadmanager._feed import (
     ActivityQuery,
     Changed,
@@ -13,7 +14,9 @@ from workloadmanager._feed import (
     Feed,
     Heartbeat,
     Snapshot,
+    Waiting,
 )
+from workloadmanager._values import Isolation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -153,3 +156,29 @@ async def test_revisions_of_an_earlier_life_are_not_ours(clock: FakeClock) -> No
     after = Feed(list, clock=clock)
     async with aclosing(after.watch(before.revision)) as events:
         assert isinstance((await take(events, 1))[0], Snapshot)
+
+
+async def test_only_the_last_word_about_who_waits_counts(clock: FakeClock) -> None:
+    """It is told at the start, also to one that resumes, and is no numbered change."""
+    feed = Feed(list, clock=clock)
+    feed.tell_waiting([sandbox("a")])
+    for resume in (0, feed.revision):
+        async with aclosing(feed.watch(resume)) as events:
+            _, told = await take(events, 2)
+            assert told == Waiting(feed.revision, [sandbox("a")])
+            for names in ("a", "ab", "b"):
+                feed.tell_waiting([sandbox(name) for name in names])
+            assert await take(events, 1) == [Waiting(feed.revision, [sandbox("b")])]
+            feed.tell_waiting([])
+            assert await take(events, 1) == [Waiting(feed.revision, [])]
+        feed.tell_waiting([sandbox("a")])
+
+
+def sandbox(name: str) -> Sandbox:
+    return Sandbox(
+        sandbox_id=name,
+        address=f"unix:/{name}",
+        spiffe_id=f"spiffe://x/{name}",
+        isolation=Isolation("none", 0, own_uid=False),
+        record="",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,11 @@ from workloadmanager._errors import (
     PoolExhaustedError,
     SandboxStartError,
 )
+from workloadmanager._feed import Waiting
 from workloadmanager._pool import Pool
 from workloadmanager._templates import PYTHON, Templates
 from workloadmanager._values import Start
+from workloadmanager._wire import event_to_wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,6 +79,28 @@ async def test_a_session_finds_a_sandbox_that_only_has_to_be_bound(
         assert await house.store.find(made.session_id) == made
         await refilled(house, clock, 2)
         assert house.engine.begun == 3
+
+
+async def test_routers_are_told_which_sandboxes_wait(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """By address and identity; one that is claimed is not among them any more."""
+    async with warmed(tmp_path, clock) as house:
+        watching = house.sessions.feed.watch()
+        async with aclosing(watching) as events, asyncio.timeout(5):
+            _, told = [await anext(events) for _ in range(2)]
+            assert isinstance(told, Waiting)
+            waits = {each.sandbox_id for each in told.sandboxes}
+            assert waits == {*house.engine.alive}
+            made = await house.sessions.create(wish())
+            while not isinstance(told := await anext(events), Waiting):
+                pass
+            waits.remove(made.sandbox_id)
+            assert {each.sandbox_id for each in told.sandboxes} == waits
+            wire = event_to_wire(told).waiting.sandboxes
+            assert [each.spiffe_id for each in wire] == [
+                each.spiffe_id for each in told.sandboxes
+            ]
 
 
 async def test_an_empty_pool_costs_nobody_time(
