@@ -36,6 +36,7 @@ from auth._keys import MAX_LIFE, SigningKeys
 from auth._policy import Allow, Decision, Deny, Policy
 from auth._principal import PRINCIPAL_METADATA, Principal
 from auth._public import KeySet, PublicKeys
+from auth._rehearsal import rehearse
 from auth._svids import JWTBundles, JWTSVIDVerifier, VerifiedSVID
 from auth._tokens import ISSUER, Claims, Signer, Verifier, bearer
 
@@ -63,4 +64,5 @@ __all__ = [
     "VerifiedSVID",
     "Verifier",
     "bearer",
+    "rehearse",
 ]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from auth._bounded import Bounded
 from auth._errors import TokenRefusedError
@@ -24,8 +24,7 @@ from tlsloader.strict import parse_object
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from auth._jwk import PublicKey
-    from auth._keys import SigningKeys
+    from auth._jwk import PrivateKey, PublicKey
     from auth._public import KeySet, PublicKeys
     from clock import Clock
 
@@ -51,12 +50,20 @@ class Claims:
     expires: int
 
 
+class _Keys(Protocol):
+    @property
+    def signing(self) -> PrivateKey: ...
+
+    @property
+    def kids(self) -> frozenset[str]: ...
+
+
 class Signer:
     """Make tokens, one per (session, sandbox, principal) until it is nearly over."""
 
     def __init__(
         self,
-        keys: SigningKeys,
+        keys: _Keys,
         *,
         life: int = MAX_LIFE,
         clock: Clock = SYSTEM,

@@ -33,6 +33,7 @@ from picod._bundle import bundle
 from picod._bwrap import find_bwrap
 from picod._errors import IsolationError
 from picod._mark import own_mark
+from picod._rehearsal import rehearse
 from serving import EX_SOFTWARE, print_faults
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def _prepare() -> None:
     with suppress(IsolationError):  # whoever needs it will say so
         find_bwrap()
     bundle()
+    rehearse()
     gc.collect()
     gc.freeze()
 
