@@ -30,6 +30,7 @@ from serving import (
     start_metrics,
     stop_on_signals,
 )
+from workloadmanager._census import Registry
 from workloadmanager._door import Entrance, entrance
 from workloadmanager._errors import StateError, TemplateFileError
 from workloadmanager._figures import Figures
@@ -84,10 +85,15 @@ async def main(settings: Settings) -> None:
         plan = _plan(settings, state, door.own_id)
         forks = ForkServer(plan.python, plan.environment())
         await stack.enter_async_context(forks.running())
-        uids = Uids(settings.sandbox_uid_range or default_range(_UID_MAP))
-        engine = await stack.enter_async_context(
-            aclosing(LocalEngine(plan, forks=forks, identities=identities, uids=uids))
+        registry = Registry()
+        engine = LocalEngine(
+            plan,
+            forks=forks,
+            identities=identities,
+            uids=_uids(settings, registry),
+            registry=registry,
         )
+        await stack.enter_async_context(aclosing(engine))
         sessions = Sessions(
             store=store,
             engine=engine,
@@ -211,6 +217,11 @@ def _plan(settings: Settings, state: StateFolder, own_id: str) -> Plan:
         log_level=settings.log_level,
         path=_PATH,
     )
+
+
+def _uids(settings: Settings, registry: Registry) -> Uids:
+    span = settings.sandbox_uid_range or default_range(_UID_MAP)
+    return Uids(span, busy=registry.users)
 
 
 if __name__ == "__main__":

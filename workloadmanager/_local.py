@@ -14,10 +14,10 @@ import grpc
 from authority import AuthorityError
 from tlsloader import SpiffeID
 from workloadmanager import _ids
+from workloadmanager._census import Registry, end_all
 from workloadmanager._control import Control, identity_to_wire, peer_pid
 from workloadmanager._engine import Sandbox
 from workloadmanager._errors import BindingError, NoIdentityError, SandboxStartError
-from workloadmanager._kin import end_all, kin
 from workloadmanager._launch import Launched, launch
 from workloadmanager._picod import Place, Plan
 from workloadmanager._process import Process
@@ -61,10 +61,16 @@ class LocalEngine:
     """Makes, finds and ends sandboxes on this machine; see `Engine`."""
 
     def __init__(
-        self, plan: Plan, *, forks: ForkServer, identities: Identities, uids: Uids
+        self,
+        plan: Plan,
+        *,
+        forks: ForkServer,
+        identities: Identities,
+        uids: Uids,
+        registry: Registry,
     ) -> None:
         self._plan, self._forks = plan, forks
-        self._identities, self._uids = identities, uids
+        self._identities, self._uids, self._registry = identities, uids, registry
         self._boxes: dict[str, _Box] = {}
         self._died: Callable[[str, str], None] = lambda _sandbox, _reason: None
 
@@ -213,7 +219,7 @@ class LocalEngine:
     async def _kin(self, place: Place) -> set[Mark]:
         # A user whom another WorkloadManager has by now is none of ours.
         uid = place.uid if self._uids.hold(place.uid) else None
-        return await asyncio.to_thread(kin, place.mark, uid)
+        return (await self._registry.census()).kin(place.mark, uid)
 
     async def adopt(self, session: Session) -> Activity | None:
         """Take over a PicoD that proves to be the one of *session*."""

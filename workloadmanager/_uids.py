@@ -10,10 +10,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from workloadmanager._errors import PoolExhaustedError
-from workloadmanager._kin import has_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
 __all__ = ["Uids", "default_range"]
@@ -22,7 +21,8 @@ __all__ = ["Uids", "default_range"]
 # reach so far, below what systemd gives to dynamic users.
 _RANGES = ((1_900_000_000, 1_900_065_535), (40_000, 59_999))
 _PAUSE = 5.0
-_MOST_TRIES = 64
+_MOST_AHEAD, _PART = 64, 16  # of a large range, and of a small one
+_MOST_LOOKS = 64
 
 
 class Uids:
@@ -30,7 +30,8 @@ class Uids:
 
     Another WorkloadManager may have the same range: each user is leased by a name
     that only one process can have (an abstract socket), and one who has processes
-    is left alone. The user longest unused is taken first.
+    is left alone. The user longest unused is taken first. *busy* tells who has
+    processes; as that takes its time, some users are looked at ahead.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Uids:
         first_and_last: tuple[int, int] | None,
         *,
         begin: Callable[[int], int] = secrets.randbelow,
-        busy: Callable[[int], bool] = has_processes,
+        busy: Callable[[], Awaitable[Collection[int]]],
     ) -> None:
         self._free: deque[int] = deque()
         if first_and_last is not None:
@@ -46,7 +47,10 @@ class Uids:
             self._free.extend(range(first, last + 1))
             self._free.rotate(-begin(len(self._free)))
         self._enabled = first_and_last is not None
+        self._ahead = max(1, min(_MOST_AHEAD, len(self._free) // _PART))
         self._busy = busy
+        self._idle: deque[int] = deque()
+        self._looking = asyncio.Lock()
         self._leases: dict[int, socket.socket] = {}
 
     async def take(self) -> int | None:
@@ -57,12 +61,10 @@ class Uids:
         """
         if not self._enabled:
             return None
-        for _ in range(min(len(self._free), _MOST_TRIES)):
-            uid = self._free.popleft()
-            if self._lease(uid) and not await self._has_processes(uid):
-                return uid
-            self._free.append(uid)
-        raise PoolExhaustedError(len(self._leases), _PAUSE)
+        async with self._looking:
+            if not self._idle:
+                await self._look()
+            return self._idle.popleft()
 
     def hold(self, uid: int | None) -> bool:
         """Say whether this user is ours, taking it if nobody else has it."""
@@ -85,16 +87,40 @@ class Uids:
             lease.close()
         self._leases.clear()
 
-    async def _has_processes(self, uid: int) -> bool:
-        """Say whether *uid* is busy, and give up its lease if so."""
-        try:
-            busy = await asyncio.to_thread(self._busy, uid)
-        except BaseException:
-            self.give(uid)
-            raise
-        if busy:
-            self._leases.pop(uid).close()
-        return busy
+    async def _look(self) -> None:
+        """Lease some users who have no processes.
+
+        Raises:
+            PoolExhaustedError: there are none.
+        """
+        for _ in range(_MOST_LOOKS):
+            leased = self._lease_some()
+            try:
+                busy = await self._busy() if leased else ()
+            except BaseException:
+                for uid in leased:
+                    self.give(uid)
+                raise
+            for uid in leased:
+                if uid in busy:
+                    self.give(uid)
+                else:
+                    self._idle.append(uid)
+            if self._idle:
+                return
+        raise PoolExhaustedError(len(self._leases), _PAUSE)
+
+    def _lease_some(self) -> list[int]:
+        leased: list[int] = []
+        for _ in range(len(self._free)):
+            if len(leased) == self._ahead:
+                break
+            uid = self._free.popleft()
+            if self._lease(uid):
+                leased.append(uid)
+            else:
+                self._free.append(uid)
+        return leased
 
     def _lease(self, uid: int) -> bool:
         lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -18,6 +18,7 @@ from tests.forge import Forge
 from tests.workloadmanager.engine import ANN
 from tlsloader import Dialer, FixedSource, Material, SpiffeID
 from tlsloader.grpc import channel
+from workloadmanager._census import Registry
 from workloadmanager._forkserver import ForkServer
 from workloadmanager._identities import Identities
 from workloadmanager._ids import sandbox_id
@@ -69,10 +70,15 @@ class Ground:
             namespace="agentcube-system",
             foreign=lambda: {"cluster.local": self.services.bundle},
         )
-        uids = Uids(default_range(Path("/proc/self/uid_map")))
+        registry = Registry()
+        uids = Uids(default_range(Path("/proc/self/uid_map")), busy=registry.users)
         self.forks = ForkServer(self.plan.python, self.plan.environment())
         return LocalEngine(
-            self.plan, forks=self.forks, identities=self.identities, uids=uids
+            self.plan,
+            forks=self.forks,
+            identities=self.identities,
+            uids=uids,
+            registry=registry,
         )
 
     def remove(self) -> None:

@@ -22,6 +22,7 @@ from tests.isolation.levels import each_level, need_gvisor
 from tests.processes import logging_into
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
+from tests.workloadmanager.test_uids import first
 from workloadmanager._demand import Capacity
 from workloadmanager._errors import (
     PoolExhaustedError,
@@ -356,7 +357,7 @@ async def test_without_isolation_nothing_escapes_its_end_either(
 async def test_each_sandbox_has_its_own_user(ground: Ground) -> None:
     """From the range, never shared, given back at the end; none left: a clear error."""
     engine = ground.engine()
-    engine._uids = Uids((61_500, 61_501), begin=lambda _: 0)
+    engine._uids = Uids((61_500, 61_501), begin=first, busy=engine._registry.users)
     async with opened(ground, engine) as sessions:
         one = await sessions.create(order())
         two = await sessions.create(order())

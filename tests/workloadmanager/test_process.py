@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.workloadmanager.engine import until
-from workloadmanager._kin import end_all, kin
+from workloadmanager._census import Census, Registry, end_all
 from workloadmanager._process import Mark, Process, start
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ async def test_the_whole_family_is_found_and_killed(tmp_path: Path) -> None:
     with started(tmp_path, FAMILY) as (mark, reading):
         process = Process.of_child(mark)
         await asyncio.to_thread(os.read, reading, 6)
-        family = kin(mark)
+        family = Census.take().kin(mark)
         assert len(family) == 3
         assert mark in family
         await end_all(family)
         await until(process.ended.is_set)
-        assert kin(mark) == set()
+        assert Census.take().kin(mark) == set()
         assert not any(each.alive for each in family)
 
 
@@ -111,6 +111,19 @@ async def test_whoever_runs_as_the_sandboxes_user_belongs_to_it(tmp_path: Path) 
     with started(tmp_path, code) as (mark, reading):
         process = Process.of_child(mark)
         await asyncio.to_thread(os.read, reading, 1)
-        assert kin(None, 1899999999) == {mark}
+        assert Census.take().kin(None, 1899999999) == {mark}
         await end_all([mark])
         await until(process.ended.is_set)
+
+
+async def test_who_asks_at_once_shares_a_census() -> None:
+    """But never one that was begun before: it might not know the newest processes."""
+    registry = Registry()
+    async with asyncio.TaskGroup() as tasks:
+        early = [tasks.create_task(registry.census()) for _ in range(50)]
+        await asyncio.wait(early, timeout=0)
+        late = [tasks.create_task(registry.census()) for _ in range(50)]
+    taken = [{id(each.result()) for each in crowd} for crowd in (early, late)]
+    assert [len(each) for each in taken] == [1, 1]
+    assert taken[0] != taken[1]
+    assert os.getpid() in late[0].result().marks

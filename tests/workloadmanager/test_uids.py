@@ -9,6 +9,7 @@ from workloadmanager._errors import PoolExhaustedError
 from workloadmanager._uids import Uids, default_range
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 
@@ -16,8 +17,12 @@ def first(_: int) -> int:
     return 0
 
 
-def idle(_: int) -> bool:
-    return False
+async def idle() -> Collection[int]:
+    return ()
+
+
+async def one_hundred() -> Collection[int]:
+    return {0, 100}
 
 
 async def test_no_two_sandboxes_share_a_user() -> None:
@@ -48,16 +53,32 @@ async def test_no_two_managers_share_a_user() -> None:
 
 async def test_a_user_with_processes_is_left_alone() -> None:
     """A sandbox whose manager was killed still lives as somebody."""
-    uids = Uids((100, 101), begin=first, busy=lambda uid: uid == 100)
+    uids = Uids((100, 101), begin=first, busy=one_hundred)
     assert await uids.take() == 101
     with pytest.raises(PoolExhaustedError):
         await uids.take()
     uids.close()
 
 
+async def test_many_users_are_looked_at_together() -> None:
+    """A look takes its time, so it is not taken for each; none is shared for that."""
+    looks = 0
+
+    async def busy() -> Collection[int]:
+        nonlocal looks
+        looks += 1
+        return {105}
+
+    uids = Uids((100, 355), begin=first, busy=busy)
+    taken = [await uids.take() for _ in range(20)]
+    assert len({*taken} - {105}) == 20
+    assert looks == 2
+    uids.close()
+
+
 async def test_without_a_range_nobody_gets_a_user() -> None:
     """Unprivileged services share their own; giving it back does nothing."""
-    uids = Uids(None)
+    uids = Uids(None, busy=idle)
     uids.give(7)
     assert not uids.hold(None)
     assert await uids.take() is None
