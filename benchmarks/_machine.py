@@ -47,11 +47,16 @@ def rss_mib(pid: int) -> float:
 
 
 def services(pid: int) -> Iterator[tuple[str, int]]:
-    """Yield (room, pid) of the services that *pid* has started."""
+    """Yield (room, pid) of the services that *pid* has started.
+
+    A PicoD has the command line of its parent, and a name of its own.
+    """
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # a command of a sandbox that has ended
             argv = child.cmdline()
-            if "-m" in argv[:-1]:
+            if child.name().startswith("picod-"):
+                yield "picod", child.pid
+            elif "-m" in argv[:-1]:
                 yield argv[argv.index("-m") + 1], child.pid
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -62,6 +63,20 @@ class Mesh:
     def bundle(self, trust_domain: str) -> Path:
         """Where a trust domain's roots are."""
         return self.folder / "state" / "bundles" / f"{trust_domain}.pem"
+
+    @property
+    def runtime(self) -> Path:
+        """Where the sandboxes' sockets are."""
+        manager = psutil.Process(dict(services(self.supervisor))["workloadmanager"])
+        return Path(dict(pairwise(manager.cmdline()))["--runtime"])
+
+    def made(self, session_id: str) -> dict[str, str]:
+        """Return what the WorkloadManager has logged of a session that it made."""
+        log = self.folder / "state" / "logs" / "workloadmanager.log"
+        for line in log.read_text().splitlines():
+            if session_id in line and '"session ready"' in line:
+                return {key: str(value) for key, value in json.loads(line).items()}
+        raise LookupError(session_id)
 
     def signing_keys(self) -> tuple[Path, Path]:
         """Return the Router's keys in jwt mode: private, public."""
@@ -135,20 +150,20 @@ class Direct:
 
 @asynccontextmanager
 async def direct(at: Mesh, sandbox: AsyncSandbox) -> AsyncIterator[Direct]:
-    """Open the Router's way to the PicoD of *sandbox*, the only one in the mesh."""
-    flags = _picod_flags(at)
+    """Open the Router's way to the PicoD of *sandbox*."""
+    made = at.made(sandbox.session_id)
     caller = _caller(Path(at.profile.cert_file))
-    address = flags["--listen"]
+    address = f"unix:{at.runtime}/{made['sandbox_id']}/data.sock"
     if at.mode == "jwt":
         keys = await SigningKeys.load(*at.signing_keys())
-        token = Signer(keys).token(sandbox.session_id, flags["--sandbox-id"], caller)
+        token = Signer(keys).token(sandbox.session_id, made["sandbox_id"], caller)
         metadata: tuple[tuple[str, str | bytes], ...]
         metadata = (("authorization", f"Bearer {token}"),)
         async with channel(address) as opened:
             yield Direct(opened, metadata, address, "")
         return
-    expected = _identity(Path(flags["--mtls-cert-file"]))
-    foreign = {expected.trust_domain: Path(flags["--mtls-ca-file"])}
+    expected = SpiffeID.parse(made["spiffe_id"])
+    foreign = {expected.trust_domain: at.bundle(expected.trust_domain)}
     source = await FileSource.load(at.identity, BundlePaths(foreign))
     dialer = Dialer(source, expected=expected, address=address)
     try:
@@ -157,13 +172,6 @@ async def direct(at: Mesh, sandbox: AsyncSandbox) -> AsyncIterator[Direct]:
             yield Direct(opened, metadata, address, str(expected))
     finally:
         await dialer.aclose()
-
-
-def _picod_flags(at: Mesh) -> dict[str, str]:
-    manager = psutil.Process(dict(services(at.supervisor))["workloadmanager"])
-    argvs = [child.cmdline() for child in manager.children()]
-    (argv,) = [argv for argv in argvs if "picod" in argv]
-    return dict(pairwise(argv))
 
 
 def _caller(certificate: Path) -> Principal:

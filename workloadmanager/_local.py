@@ -19,13 +19,13 @@ from workloadmanager._control import Control, identity_to_wire, peer_pid
 from workloadmanager._engine import Sandbox
 from workloadmanager._errors import BindingError, NoIdentityError, SandboxStartError
 from workloadmanager._launch import Launched, launch
+from workloadmanager._logs import Logs
 from workloadmanager._picod import Place, Plan
 from workloadmanager._process import Process
 from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
     from workloadmanager._engine import Activity, Binding
     from workloadmanager._forkserver import ForkServer
@@ -71,6 +71,7 @@ class LocalEngine:
     ) -> None:
         self._plan, self._forks = plan, forks
         self._identities, self._uids, self._registry = identities, uids, registry
+        self._logs = Logs(plan.logs)
         self._boxes: dict[str, _Box] = {}
         self._died: Callable[[str, str], None] = lambda _sandbox, _reason: None
 
@@ -92,7 +93,7 @@ class LocalEngine:
             async with asyncio.timeout(_START):
                 return await self._make(box, template, binding)
         except (OSError, TimeoutError, grpc.aio.AioRpcError, EOFError) as error:
-            log = self._log(sandbox_id)
+            log = self._logs.path(sandbox_id)
             raise SandboxStartError(f"{_text(error)}; its log: {log}") from error
 
     async def _make(
@@ -159,7 +160,7 @@ class LocalEngine:
             self._forks,
             self._plan.argv(box.place, template),
             self._plan.environment(self._plan.scratch(box.place, template)),
-            log=self._log(box.place.sandbox_id),
+            log=self._logs.path(box.place.sandbox_id),
             python=self._plan.python,
         )
         box.process = launched.process
@@ -202,6 +203,7 @@ class LocalEngine:
         if box.process is not None:
             box.process.close()
         self._uids.give(box.place.uid)
+        self._logs.end(sandbox_id)
         self._boxes.pop(sandbox_id, None)
 
     async def _shut_down(self, box: _Box) -> None:
@@ -238,6 +240,7 @@ class LocalEngine:
         box = _Box(place, process, control, made=True)
         process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
         self._boxes[session.sandbox_id] = box
+        self._logs.begin(session.sandbox_id)
         self._attend(box, control)
         self._uids.hold(place.uid)
         if self._proven:
@@ -289,8 +292,7 @@ class LocalEngine:
 
     def forget(self, sandbox_id: str) -> None:
         """Remove its log."""
-        with suppress(OSError):
-            self._log(sandbox_id).unlink()
+        self._logs.remove(sandbox_id)
 
     async def aclose(self) -> None:
         """Let go of all sandboxes; they live on."""
@@ -302,9 +304,6 @@ class LocalEngine:
             if box.control is not None:
                 await box.control.aclose()
         self._uids.close()
-
-    def _log(self, sandbox_id: str) -> Path:
-        return self._plan.logs / f"{sandbox_id}.log"
 
 
 async def _leave_alone(box: _Box) -> None:

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from clock import SYSTEM, Clock
 from workloadmanager._endings import destroy
@@ -16,7 +16,7 @@ from workloadmanager._pool import Pool
 from workloadmanager._timers import sleep_unless
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from workloadmanager._demand import Capacity
     from workloadmanager._engine import Engine, Sandbox
@@ -105,7 +105,8 @@ class Pools:
         for pool in self._pools.values():
             if (sandbox := pool.remove(sandbox_id)) is not None:
                 self._failed(pool, sandbox_id, reason)
-                self._retire(sandbox)
+                record = sandbox.record  # its log stays: it may say why
+                self._let_go(destroy(self._engine, sandbox_id, record, self._clock))
 
     async def keep(self, tasks: asyncio.TaskGroup) -> NoReturn:
         """Fill and drain until cancelled; then all that nobody has claimed goes."""
@@ -214,9 +215,12 @@ class Pools:
         task.cancel()
 
     def _retire(self, sandbox: Sandbox) -> None:
-        if self._tasks is None:
-            return  # the next start finds and ends it
-        ending = destroy(self._engine, sandbox.sandbox_id, sandbox.record, self._clock)
+        self._let_go(self._remove(sandbox))
+
+    def _let_go(self, ending: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:  # the next start finds and ends it
+            ending.close()
+            return
         task = self._tasks.create_task(ending)
         self._leaving.add(task)
         task.add_done_callback(self._gone)
@@ -234,6 +238,10 @@ class Pools:
                 task.cancel()
         async with asyncio.TaskGroup() as ending:
             for each in ready:
-                ending.create_task(
-                    destroy(self._engine, each.sandbox_id, each.record, self._clock)
-                )
+                ending.create_task(self._remove(each))
+
+    async def _remove(self, sandbox: Sandbox) -> None:
+        """End a sandbox that never had a session; nobody will ask about it."""
+        sandbox_id = sandbox.sandbox_id
+        await destroy(self._engine, sandbox_id, sandbox.record, self._clock)
+        self._engine.forget(sandbox_id)

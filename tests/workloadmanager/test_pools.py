@@ -135,7 +135,8 @@ async def test_as_many_wait_as_were_asked_for_within_a_minute(
         assert house.sessions.pools.ready["short"] == 8
         await clock.advance(60)
         await waiting(house, 2)
-        await until(lambda: len(house.engine.destroyed) == 6)
+        await until(lambda: len(house.engine.forgotten) == 6)
+        assert house.engine.forgotten == house.engine.destroyed
 
 
 def test_a_refill_waits_for_a_quiet_moment_but_not_for_ever() -> None:
@@ -262,6 +263,7 @@ async def test_one_that_dies_while_it_waits_is_handed_to_nobody(
         house.engine.died(dead, "SANDBOX_UNREACHABLE")
         assert house.sessions.pools.ready["short"] == 1
         await until(lambda: house.engine.destroyed == [dead])
+        assert house.engine.forgotten == []  # its log may say why
         await refilled(house, clock, 2)
         assert clock.monotonic() >= 1
 
