@@ -92,7 +92,7 @@ bench: venv ## measure the mesh; JSON into benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: soak
-soak: venv ## change every identity each second for 10 minutes under load; nothing may fail
+soak: venv ## 10 minutes of changing identities under load, 10,000 sandboxes; nothing may fail or stay
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 .PHONY: cover

@@ -85,8 +85,11 @@ class Mesh:
 
 
 @asynccontextmanager
-async def mesh(mode: Mode, *flags: str) -> AsyncIterator[Mesh]:
-    """Run a mesh of its own in a temporary folder; *flags* are more for `up`."""
+async def mesh(mode: Mode, *flags: str, **environ: str) -> AsyncIterator[Mesh]:
+    """Run a mesh of its own in a temporary folder; *flags* are more for `up`.
+
+    By *environ* its services are told more, e.g. ``CUBEMESH_ROUTER_LOG_LEVEL``.
+    """
     with ExitStack() as places:
         place = tempfile.TemporaryDirectory(prefix="cubemesh-bench-")
         folder = Path(places.enter_context(place))
@@ -95,7 +98,7 @@ async def mesh(mode: Mode, *flags: str) -> AsyncIterator[Mesh]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "cubemesh", "up"),
             *("--state", str(folder / "state"), "--picod-auth-mode", mode, *flags),
-            env={**_environment(), "CUBEMESH_PROFILE": str(profile)},
+            env={**_environment(), **environ, "CUBEMESH_PROFILE": str(profile)},
             stdout=asyncio.subprocess.DEVNULL,
             stderr=places.enter_context(log.open("wb")),
         )

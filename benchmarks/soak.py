@@ -13,6 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._cycles import Cycles, Left, cycles
 from benchmarks._machine import facts
 from benchmarks._soak import Soak, soak
 from clock import SYSTEM
@@ -26,12 +27,18 @@ async def main(told: argparse.Namespace) -> None:
     result: dict[str, object] = {"at": SYSTEM.now().isoformat(), "machine": facts()}
     console, held = Console(), True
     for mode in told.modes:
-        seen = await soak(
-            mode, minutes=told.minutes, rate=told.rate, streams=told.streams
-        )
-        result[mode] = seen.as_json()
-        held = held and seen.held
-        _show(console, mode, seen)
+        if told.minutes:
+            seen = await soak(
+                mode, minutes=told.minutes, rate=told.rate, streams=told.streams
+            )
+            result[mode] = seen.as_json()
+            held = held and seen.held
+            _show(console, mode, seen)
+        if told.cycles:
+            ended = await cycles(mode, count=told.cycles)
+            result[f"{mode} cycles"] = ended.as_json()
+            held = held and ended.held
+            _show_cycles(console, mode, ended)
     told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / f"soak-{SYSTEM.now():%Y%m%dT%H%M%SZ}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
@@ -65,10 +72,35 @@ def _show(console: Console, mode: str, seen: Soak) -> None:
     console.print("all of it held" if seen.held else "it did NOT hold")
 
 
+def _show_cycles(console: Console, mode: str, seen: Cycles) -> None:
+    told = seen.as_json()
+    latency = told["first_result_ms"]
+    console.print(
+        f"{mode}: {seen.count} sandboxes made and ended, {told['per_second']} a "
+        f"second, {seen.warm} of them warm: {len(seen.failures)} failed; create to "
+        f"first result p50 {latency.get('p50')} ms, p99 {latency.get('p99')} ms"
+    )
+    table = Table("what there is", "before", "after")
+    for name in Left._fields:
+        before, after = (
+            getattr(each, name, None) for each in (seen.before, seen.after)
+        )
+        table.add_row(name, f"{before}", f"{after}")
+    console.print(table)
+    for failure in seen.failures[:10]:
+        console.print(f"  failed: {failure}", markup=False)
+    console.print("nothing is left" if seen.held else "something IS left")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("--modes", nargs="+", choices=("mtls", "jwt"), default=["mtls"])
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of identities that change; 0: none"
+    )
+    parser.add_argument(
+        "--cycles", type=int, default=10_000, help="sandboxes to make and end; 0: none"
+    )
     parser.add_argument("--rate", type=float, default=300.0, help="calls per second")
     parser.add_argument("--streams", type=int, default=8, help="at any time")
     parser.add_argument("--out", type=Path, default=_RESULTS)
