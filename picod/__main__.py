@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auth import KeysError, PublicKeys, Verifier
+from cubemesh.v1 import picod_pb2
 from picod._callers import by_certificate, by_socket, by_token
-from picod._control import Entry, Isolation, SandboxControlServicer
-from picod._errors import IsolationError
+from picod._control import (
+    Entry,
+    Isolation,
+    SandboxControlServicer,
+    binding_from_wire,
+)
+from picod._errors import InvalidRequestError, IsolationError
 from picod._groups import make_group
+from picod._handed import Hand
 from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
 from picod._mark import leave_mark
 from picod._runner import Runner, Wanted
-from picod._sandbox import Sandbox
+from picod._sandbox import Binding, Sandbox
 from picod._servicer import PicoDServicer
 from picod._settings import Settings
 from picod.inside.kernel import hide
@@ -40,7 +48,7 @@ from tlsloader import Acceptor, Allowlist, UnixAcceptor
 from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 
     from picod._groups import Group
     from tlsloader import SpiffeID
@@ -62,6 +70,7 @@ def begin(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 async def main(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
     leave_mark(settings.control_socket.parent, settings.sandbox_id, settings.uid)
+    sandbox = Sandbox(settings.sandbox_id)
     with ExitStack() as places:
         limits = settings.runner_limits
         gvisor = settings.isolation == "gvisor"
@@ -76,28 +85,30 @@ async def main(settings: Settings) -> None:
         folder = None
         if settings.isolation != "bwrap":
             folder = places.enter_context(_folder(settings))
-        async with aclosing(await _runner(settings, folder, group)) as runner:
-            await _serve(settings, runner, group.kind if group else "rlimits")
+        # The runner takes longest: everything else is made beside it.
+        async with _starting(settings, folder, group) as starting:
+            front = await _data_door(settings, sandbox)
+            if settings.binding_fd is not None:
+                sandbox.bind(await _binding(settings.binding_fd))
+            isolation = _isolation(settings, group.kind if group else "rlimits")
+            await _serve(settings, sandbox, isolation, front, starting)
 
 
-async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
-    """Assemble the doors in front of *runner* and serve them."""
-    sandbox = Sandbox(settings.sandbox_id)
-    health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
-    data, entry, keep_fresh = await _data_door(settings, sandbox, health)
-    control = UnixAcceptor(name="control")
-    isolation = Isolation(
-        level=settings.isolation,
-        uid=os.getuid() if settings.uid is None else settings.uid,
-        own_uid=settings.uid is not None,
-        limits=runner.limits,
-        limits_by=limits_by,
-        network=settings.allow_network,
-    )
-    told = SandboxControlServicer(sandbox, isolation, entry, runner.incident)
-    PicoDServicer(sandbox, runner).add_to(data.server)
+async def _serve(
+    settings: Settings,
+    sandbox: Sandbox,
+    isolation: Isolation,
+    front: Front,
+    starting: asyncio.Task[Runner],
+) -> None:
+    """Put the runner behind the doors and serve them."""
+    control, health = UnixAcceptor(name="control"), front.health
+    runner = await starting
+    told = SandboxControlServicer(sandbox, isolation, front.entry, runner.incident)
+    back = _control_door(settings, told, control, health)
+    PicoDServicer(sandbox, runner).add_to(front.data.server)
     jobs = (
-        *keep_fresh,
+        *front.keep_fresh,
         end_at_expiry(sandbox),
         end_on_fault(sandbox, runner, unwell=health.hold),
         end_when_orphaned(
@@ -107,14 +118,32 @@ async def _serve(settings: Settings, runner: Runner, limits_by: str) -> None:
     )
     with stop_on_signals(sandbox.ended):
         await serve(
-            data,
-            _control_door(settings, told, control, health),
+            front.data,
+            back,
             jobs=jobs,
             stop=sandbox.ended,
             health=health,
             grace=_GRACE,
-            ready=lambda at: announce(listen=at[0], control=at[1]),
+            ready=lambda at: announce(
+                listen=at[0], control=at[1], isolation=isolation.told()
+            ),
         )
+
+
+@asynccontextmanager
+async def _starting(
+    settings: Settings, folder: Path | None, group: Group | None
+) -> AsyncIterator[asyncio.Task[Runner]]:
+    """Begin to start the runner; it ends with the block, however far it has come."""
+    task = asyncio.ensure_future(_runner(settings, folder, group))
+    try:
+        await asyncio.wait([task], timeout=0)  # its process is there before any thread
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            await task.result().aclose()
 
 
 @contextmanager
@@ -159,17 +188,24 @@ async def _runner(
         raise FatalError(str(error), error.hint) from error
 
 
-async def _data_door(
-    settings: Settings, sandbox: Sandbox, health: Health
-) -> tuple[Hosted, Entry, Sequence[Coroutine[Any, Any, Any]]]:
-    """Return the Router's door, what it shows, and what keeps fresh what it goes by."""
+class Front(NamedTuple):
+    """The Router's door, what it shows, and what keeps fresh what it goes by."""
+
+    data: Hosted
+    health: Health
+    entry: Entry
+    keep_fresh: Sequence[Coroutine[Any, Any, Any]]
+
+
+async def _data_door(settings: Settings, sandbox: Sandbox) -> Front:
+    health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
     if settings.picod_auth_mode == "jwt":
         keys = await _public_keys(settings.keys)
         gate = Gate(
             by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
         )
         hosted = Hosted(new_server([gate], health=health), settings.listen)
-        return hosted, Entry(), [keys.follow()]
+        return Front(hosted, health, Entry(), [keys.follow()])
     handed = settings.identity_fd
     source = await settings.identity() if handed is None else await begin_handed(handed)
     _require_own_identity(source.current().identity, sandbox)
@@ -181,8 +217,17 @@ async def _data_door(
     decide = by_certificate(acceptor, settings.router)
     gate = Gate(decide, door=acceptor, refused=denied)
     hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
-    jobs = [source.follow(), follow_identity(health, source)]
-    return hosted, Entry(source, acceptor.refusals), jobs
+    entry = Entry(source, acceptor.refusals)
+    jobs = source.follow(), follow_identity(health, source)
+    return Front(hosted, health, entry, jobs)
+
+
+async def _binding(descriptor: int) -> Binding:
+    request = await Hand("--binding-fd", descriptor).take(picod_pb2.BindRequest)
+    try:
+        return binding_from_wire(request)
+    except InvalidRequestError as error:
+        raise FatalError(f"--binding-fd {descriptor}: {error}") from error
 
 
 async def _public_keys(path: Path) -> PublicKeys:
@@ -199,6 +244,17 @@ def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
             f"the identity {own} is not that of {sandbox.sandbox_id}",
             "identity and --sandbox-id belong to different sandboxes",
         )
+
+
+def _isolation(settings: Settings, limits_by: str) -> Isolation:
+    return Isolation(
+        level=settings.isolation,
+        uid=os.getuid() if settings.uid is None else settings.uid,
+        own_uid=settings.uid is not None,
+        limits=settings.runner_limits,
+        limits_by=limits_by,
+        network=settings.allow_network,
+    )
 
 
 def _control_door(

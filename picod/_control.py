@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf import json_format
+
 from auth import InvalidPrincipalError, Principal
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from picod._errors import (
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     Incident = Callable[[], Awaitable[str]]
 
-__all__ = ["Entry", "Isolation", "SandboxControlServicer"]
+__all__ = ["Entry", "Isolation", "SandboxControlServicer", "binding_from_wire"]
 
 # What is in bytes or seconds says so on the wire; the rest are counts.
 _LIMIT_NAMES = {
@@ -68,6 +70,11 @@ class Isolation:
             limits_by=self.limits_by,
             network=self.network,
         )
+
+    def told(self) -> Mapping[str, Any]:
+        """Return the same as JSON has it."""
+        message = self.message()
+        return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         """Give the sandbox its session, once."""
         async with aborting(context, TABLE):
             self._sandbox.control_seen()
-            self._sandbox.bind(_binding(request))
+            self._sandbox.bind(binding_from_wire(request))
         return picod_pb2.BindResponse()
 
     async def Status(  # noqa: N802
@@ -171,7 +178,12 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         return picod_pb2.RenewResponse(generation=own.generation)
 
 
-def _binding(request: picod_pb2.BindRequest) -> Binding:
+def binding_from_wire(request: picod_pb2.BindRequest) -> Binding:
+    """Return the session that *request* tells of.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
     if not request.HasField("expires_at"):
         raise InvalidRequestError("expires_at is missing")
     try:

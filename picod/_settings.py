@@ -111,6 +111,13 @@ class Settings(IdentityFlags):
         help="Instead of files or an agent: the descriptor through which one message "
         "cubemesh.v1.Identity comes; Renew hands over the next ones",
     )
+    binding_fd: int | None = flag(
+        "--binding-fd",
+        COUNT,
+        default=None,
+        help="The descriptor through which the session comes at the start, one message "
+        "cubemesh.v1.BindRequest; without, Bind tells it later",
+    )
     jwt_public_keys_file: Path | None = flag(
         "--jwt-public-keys-file",
         PATH,

@@ -18,7 +18,7 @@ from picod._view import OPT, program_of, view
 from picod.seccomp import load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from picod._types import Limits
@@ -70,8 +70,8 @@ def spawn_bwrap(
 
     *resolver* is the address of the name server inside, if there is to be one.
 
-    Call this in the main thread: the runner is killed when the thread that made it
-    ends.
+    Call this in the main thread, before there is another: the runner is killed when
+    the thread that made it ends, and meanwhile all threads are that user.
 
     Raises:
         IsolationError: not here.
@@ -179,22 +179,19 @@ def _spawn(  # noqa: PLR0913, PLR0917
 ) -> Spawned:
     ours, theirs = socket.socketpair()
     stderr, stderr_of_runner = os.pipe()
-    identity: dict[str, object] = {}
-    if uid is not None:
-        identity = {"user": uid, "group": uid, "extra_groups": []}
     try:
-        process = subprocess.Popen(
-            argv,
-            executable=program,
-            env=environment,
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr_of_runner,
-            pass_fds=descriptors,
-            cwd="/",
-            umask=0o077,
-            **identity,  # type: ignore[call-overload]
-        )
+        with _as_user(uid):
+            process = subprocess.Popen(
+                argv,
+                executable=program,
+                env=environment,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=stderr_of_runner,
+                pass_fds=descriptors,
+                cwd="/",
+                umask=0o077,
+            )
     except OSError as error:
         ours.close()
         os.close(stderr)
@@ -205,3 +202,26 @@ def _spawn(  # noqa: PLR0913, PLR0917
     ours.setblocking(False)  # noqa: FBT003
     os.set_blocking(stderr, False)
     return Spawned(process, ours, stderr, place)
+
+
+@contextlib.contextmanager
+def _as_user(uid: int | None) -> Iterator[None]:
+    """Be *uid* while a program is started, which then has nothing of root any more.
+
+    Told to change its user itself, `subprocess` would copy all of our memory first
+    (fork instead of vfork). Our saved ids stay root's, so that we come back; those of
+    the new program are what the real ones are. Source: execve(2), credentials(7).
+    """
+    if uid is None:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(uid, uid, 0)
+    os.setresuid(uid, uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)

@@ -45,7 +45,7 @@ __all__ = ["main"]
 
 _ORDERS: Final = 3
 _LARGEST: Final = 1 << 16
-_MOST_DESCRIPTORS: Final = 3
+_MOST_DESCRIPTORS: Final = 8
 _TASKS, _DESCRIPTORS = Path("/proc/self/task"), Path("/proc/self/fd")
 
 

@@ -42,7 +42,7 @@ def run(main: Coroutine[Any, Any, None], stream: TextIO | None = None) -> int:
     return 0
 
 
-def announce(*, listen: str, stream: TextIO | None = None, **more: str) -> None:
+def announce(*, listen: str, stream: TextIO | None = None, **more: object) -> None:
     """Print the ready line: one JSON object on standard output.
 
     ``{"ready": true, "listen": "127.0.0.1:1234", …}`` with *more*, e.g. ``metrics``.

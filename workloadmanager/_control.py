@@ -6,9 +6,10 @@ import socket
 import struct
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
+from google.protobuf import json_format
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -19,12 +20,20 @@ from workloadmanager._errors import RenewalError
 from workloadmanager._values import Isolation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from workloadmanager._engine import Binding
     from workloadmanager._identities import Handover
 
-__all__ = ["Control", "Report", "identity_to_wire", "peer_pid"]
+__all__ = [
+    "Control",
+    "Report",
+    "binding_to_wire",
+    "identity_to_wire",
+    "isolation_from",
+    "peer_pid",
+]
 
 _OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
@@ -51,7 +60,6 @@ class Report:
     @classmethod
     def of(cls, status: picod_pb2.StatusResponse) -> Self:
         """Return what *status* says."""
-        said = status.isolation
         return cls(
             status.sandbox_id,
             status.session_id,
@@ -62,14 +70,7 @@ class Report:
                 status.last_activity.ToDatetime(tzinfo=UTC),
                 status.last_fault,
             ),
-            Isolation(
-                said.level,
-                said.uid,
-                said.own_uid,
-                dict(said.limits),
-                said.limits_by,
-                said.network,
-            ),
+            _isolation(status.isolation),
         )
 
 
@@ -83,7 +84,7 @@ class Control:
 
     async def bind(self, binding: Binding, patience: float = _PATIENCE) -> None:
         """Give the sandbox its session."""
-        await self._stub.Bind(_binding_to_wire(binding), timeout=patience)
+        await self._stub.Bind(binding_to_wire(binding), timeout=patience)
 
     async def report(self, patience: float = _PATIENCE) -> Report:
         """Ask the sandbox how it is."""
@@ -125,7 +126,8 @@ class Control:
         await self._channel.close()
 
 
-def _binding_to_wire(binding: Binding) -> picod_pb2.BindRequest:
+def binding_to_wire(binding: Binding) -> picod_pb2.BindRequest:
+    """Return the message that tells of *binding*."""
     owner = binding.owner
     request = picod_pb2.BindRequest(
         session_id=binding.session_id,
@@ -136,6 +138,23 @@ def _binding_to_wire(binding: Binding) -> picod_pb2.BindRequest:
     )
     request.expires_at.FromDatetime(binding.expires_at)
     return request
+
+
+def isolation_from(said: Mapping[str, Any]) -> Isolation:
+    """Return what a PicoD says of its isolation when it is ready."""
+    message = json_format.ParseDict(said.get("isolation", {}), picod_pb2.Isolation())
+    return _isolation(message)
+
+
+def _isolation(said: picod_pb2.Isolation) -> Isolation:
+    return Isolation(
+        said.level,
+        said.uid,
+        said.own_uid,
+        dict(said.limits),
+        said.limits_by,
+        said.network,
+    )
 
 
 def identity_to_wire(given: Handover) -> picod_pb2.Identity:

@@ -84,9 +84,10 @@ class ForkServer:
         try:
             async with asyncio.timeout(0 if self._hopeless else _PATIENCE):
                 await self._there.wait()
-                await self._send(message, descriptors)
-        except (OSError, TimeoutError) as error:
-            raise ForkServerError(str(error)) from error
+                while not await self._sent(message, descriptors):
+                    await self._there.wait()
+        except TimeoutError as error:
+            raise ForkServerError("there is none now") from error
 
     async def _run(self) -> bool:
         """Run one to its end; say whether it ever served."""
@@ -111,13 +112,8 @@ class ForkServer:
     def _start(self, theirs: socket.socket) -> Process:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         with theirs:
-            mark = start(
-                self._argv,
-                self._environment,
-                output=nowhere,
-                log=_STANDARD_ERROR,
-                handed=theirs.fileno(),
-            )
+            found = (nowhere, _STANDARD_ERROR, theirs.fileno())
+            mark = start(self._argv, self._environment, found)
         os.close(nowhere)
         return Process.of_child(mark)
 
@@ -127,12 +123,10 @@ class ForkServer:
                 return bool(await asyncio.get_running_loop().sock_recv(ours, 64))
         return False
 
-    async def _send(self, message: bytes, descriptors: Sequence[int]) -> None:
+    async def _sent(self, message: bytes, descriptors: Sequence[int]) -> bool:
+        """Send one order; say whether there was somebody to take it."""
         loop = asyncio.get_running_loop()
-        while True:
-            orders = self._orders
-            if orders is None:
-                raise ForkServerError("it has just ended")
+        while (orders := self._orders) is not None:
             try:
                 socket.send_fds(orders, [message], descriptors)
             except BlockingIOError:
@@ -142,5 +136,9 @@ class ForkServer:
                     await writable.wait()
                 finally:
                     loop.remove_writer(orders)
+            except OSError:  # it has just ended, which we shall hear of
+                self._there.clear()
+                return False
             else:
-                return
+                return True
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from workloadmanager._forkserver import ForkServerError
@@ -16,11 +17,33 @@ if TYPE_CHECKING:
 
     from workloadmanager._forkserver import ForkServer
 
-__all__ = ["Launched", "launch"]
+__all__ = ["Launched", "Outfit", "launch"]
 
 _ATTEMPTS: Final = 3
+_HANDED: Final = 3  # the number of the first descriptor behind the standard ones
+_LOG: Final = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outfit:
+    """What a PicoD is told, what it is handed, and the *log* that it writes.
+
+    *handed* are messages by the flags that tell it the descriptors they come through.
+    """
+
+    flags: Sequence[str]
+    environment: Mapping[str, str]
+    handed: Mapping[str, bytes] = field(repr=False)
+    log: Path
+
+    @property
+    def argv(self) -> list[str]:
+        """All flags."""
+        numbers = enumerate(self.handed, start=_HANDED)
+        told = [(name, str(number)) for number, name in numbers]
+        return [*self.flags, *(word for pair in told for word in pair)]
 
 
 class Launched(NamedTuple):
@@ -30,56 +53,57 @@ class Launched(NamedTuple):
     newborn: Newborn
 
 
-async def launch(
-    forks: ForkServer,
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    log: Path,
-    python: str,
-) -> Launched:
-    """Start a PicoD of *argv*; it writes to *log*, and finds its line as 1 and 3.
+async def launch(outfit: Outfit, forks: ForkServer, *, python: str) -> Launched:
+    """Start a PicoD, and hand it what it is to have.
 
     A fork server that ends meanwhile is replaced and asked again; if there is none,
-    the PicoD is started afresh, which takes it some tenths of a second. Whoever is
-    cancelled here leaves no process.
+    the PicoD is started afresh by *python*, which takes it some tenths of a second.
+    Whoever is cancelled here leaves no process.
     """
-    written = os.open(log, _FLAGS, 0o600)
+    log = os.open(outfit.log, _LOG, 0o600)
     try:
-        for _ in range(_ATTEMPTS):
-            try:
-                return await _forked(forks, argv, environment, written)
-            except (ForkServerError, EOFError) as error:
-                _log.warning("not forked", extra={"detail": str(error)})
-        return _afresh([python, "-I", "-m", "picod", *argv], environment, written)
+        launched = await _launched(outfit, forks, python, log)
     finally:
-        os.close(written)
-
-
-_FLAGS = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-async def _forked(
-    forks: ForkServer, argv: Sequence[str], environment: Mapping[str, str], log: int
-) -> Launched:
-    newborn = Newborn()
+        os.close(log)
     try:
-        line = newborn.theirs.fileno()
-        await forks.order(argv, environment, (line, log, line))
-        return Launched(await newborn.introduced(), newborn)
+        await launched.newborn.hand_over()
     except BaseException:
-        if (process := newborn.abandon()) is not None:
-            process.kill()
-            process.close()
+        _end(launched.process, launched.newborn)
         raise
+    return launched
 
 
-def _afresh(argv: list[str], environment: Mapping[str, str], log: int) -> Launched:
-    newborn = Newborn()
-    line = newborn.theirs.fileno()
+async def _launched(
+    outfit: Outfit, forks: ForkServer, python: str, log: int
+) -> Launched:
+    for _ in range(_ATTEMPTS):
+        try:
+            return await _forked(outfit, forks, log)
+        except (ForkServerError, EOFError) as error:
+            _log.warning("not forked", extra={"detail": str(error)})
+    newborn = Newborn([*outfit.handed.values()])
+    argv = [python, "-I", "-m", "picod", *outfit.argv]
     try:
-        mark = start(argv, environment, output=line, log=log, handed=line)
+        mark = start(argv, outfit.environment, newborn.descriptors(log))
     except BaseException:
         newborn.close()
         raise
     return Launched(Process.of_child(mark), newborn)
+
+
+async def _forked(outfit: Outfit, forks: ForkServer, log: int) -> Launched:
+    newborn = Newborn([*outfit.handed.values()])
+    try:
+        descriptors = newborn.descriptors(log)
+        await forks.order(outfit.argv, outfit.environment, descriptors)
+        return Launched(await newborn.introduced(), newborn)
+    except BaseException:
+        _end(newborn.abandon(), newborn)
+        raise
+
+
+def _end(process: Process | None, newborn: Newborn) -> None:
+    newborn.close()
+    if process is not None:
+        process.kill()
+        process.close()

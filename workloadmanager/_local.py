@@ -15,17 +15,23 @@ from authority import AuthorityError
 from tlsloader import SpiffeID
 from workloadmanager import _ids
 from workloadmanager._census import Registry, end_all
-from workloadmanager._control import Control, identity_to_wire, peer_pid
+from workloadmanager._control import (
+    Control,
+    binding_to_wire,
+    identity_to_wire,
+    isolation_from,
+    peer_pid,
+)
 from workloadmanager._engine import Sandbox
 from workloadmanager._errors import BindingError, NoIdentityError, SandboxStartError
-from workloadmanager._launch import Launched, launch
+from workloadmanager._launch import Launched, Outfit, launch
 from workloadmanager._logs import Logs
 from workloadmanager._picod import Place, Plan
 from workloadmanager._process import Process
 from workloadmanager._remove import remove_groups, remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from workloadmanager._engine import Activity, Binding
     from workloadmanager._forkserver import ForkServer
@@ -103,22 +109,15 @@ class LocalEngine:
         given = await self._identity(sandbox_id)
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        process, newborn = await self._launch(box, template)
+        process, newborn = await self._launch(box, template, _handed(given, binding))
         try:
-            if given is not None:
-                await newborn.hand(identity_to_wire(given).SerializeToString())
-            await newborn.ready(process)
+            said = await newborn.ready(process)
         finally:
             newborn.close()
-        box.control = Control(box.place.control)
-        if binding is not None:
-            await box.control.bind(binding)
-        report = await box.control.report()
-        if report.sandbox_id != sandbox_id or not report.ready:
-            raise SandboxStartError(f"PicoD is not ready: {report.last_fault}")
         if process.ended.is_set():
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
+        box.control = Control(box.place.control)
         self._attend(box, box.control)
         if given is not None:
             self._identities.keep(sandbox_id, given, box.control.renew)
@@ -126,7 +125,7 @@ class LocalEngine:
             sandbox_id=sandbox_id,
             address=box.place.address,
             spiffe_id=str(self._identities.name(sandbox_id)),
-            isolation=report.isolation,
+            isolation=isolation_from(said),
             record=box.place.record(),
         )
 
@@ -154,17 +153,20 @@ class LocalEngine:
         except AuthorityError as error:
             raise NoIdentityError(f"{error.reason}: {error}") from error
 
-    async def _launch(self, box: _Box, template: Template) -> Launched:
+    async def _launch(
+        self, box: _Box, template: Template, handed: Mapping[str, bytes]
+    ) -> Launched:
         """Start the process, and watch it."""
-        launched = await launch(
-            self._forks,
-            self._plan.argv(box.place, template),
-            self._plan.environment(self._plan.scratch(box.place, template)),
-            log=self._logs.path(box.place.sandbox_id),
-            python=self._plan.python,
+        plan, place = self._plan, box.place
+        outfit = Outfit(
+            flags=plan.flags(place, template),
+            environment=plan.environment(plan.scratch(place, template)),
+            handed=handed,
+            log=self._logs.path(place.sandbox_id),
         )
+        launched = await launch(outfit, self._forks, python=plan.python)
         box.process = launched.process
-        box.place = replace(box.place, mark=launched.process.mark)
+        box.place = replace(place, mark=launched.process.mark)
         box.process.on_end(lambda: self._tell(box, "SANDBOX_UNREACHABLE"))
         return launched
 
@@ -177,9 +179,12 @@ class LocalEngine:
         """Have the fault of the sandbox told as soon as it has one."""
 
         async def attend() -> None:
-            with suppress(grpc.aio.AioRpcError):  # then its process is ending
-                if fault := (await control.unwell()).last_fault:
-                    self._tell(box, fault)
+            try:
+                fault = (await control.unwell()).last_fault
+            except grpc.aio.AioRpcError:  # it is ending, or we have no hold of it
+                fault = "SANDBOX_UNREACHABLE"
+            if fault:
+                self._tell(box, fault)
 
         box.attention = asyncio.ensure_future(attend())
 
@@ -304,6 +309,16 @@ class LocalEngine:
             if box.control is not None:
                 await box.control.aclose()
         self._uids.close()
+
+
+def _handed(given: Handover | None, binding: Binding | None) -> dict[str, bytes]:
+    """Return what a PicoD is handed at its start, by the flags that tell where."""
+    handed = {}
+    if given is not None:
+        handed["--identity-fd"] = identity_to_wire(given).SerializeToString()
+    if binding is not None:
+        handed["--binding-fd"] = binding_to_wire(binding).SerializeToString()
+    return handed
 
 
 async def _leave_alone(box: _Box) -> None:

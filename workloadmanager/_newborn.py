@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workloadmanager._process import Mark, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Newborn"]
 
@@ -23,15 +23,22 @@ _LAST_MOMENTS: Final = 2.0
 class Newborn:
     """One end of a socket whose other end is all that a new PicoD has of us.
 
-    It says there line by line, in JSON, what becomes of it, and reads what it is
-    handed. A PicoD that was forked first says which process it is.
+    It says there line by line, in JSON, what becomes of it; one that was forked first
+    says which process it is. Each of *handed* comes to it through a descriptor of its
+    own, once it is there.
     """
 
-    def __init__(self) -> None:
-        self._ours, self.theirs = socket.socketpair()
+    def __init__(self, handed: Sequence[bytes] = ()) -> None:
+        self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)  # noqa: FBT003
+        self._gifts = [(message, *socket.socketpair()) for message in handed]
         self._said = b""
         self._passed: list[int] = []
+
+    def descriptors(self, log: int) -> Sequence[int]:
+        """Return what it is to find as 1, 2 and so on."""
+        gifts = (theirs.fileno() for _, _, theirs in self._gifts)
+        return self._theirs.fileno(), log, *gifts
 
     async def introduced(self) -> Process:
         """Return the process of a PicoD that was forked.
@@ -39,17 +46,20 @@ class Newborn:
         Raises:
             EOFError: there is none, and will be none.
         """
-        self.theirs.close()
+        self._let_go()
         mark = Mark.read(await self._line())
         if mark is None or not self._passed:
             raise EOFError("it did not say which process it is")
         return Process(mark, self._passed.pop())
 
-    async def hand(self, message: bytes) -> None:
-        """Hand *message* over, whole; nothing more can be handed."""
-        with suppress(OSError):  # it is ending, and `ready` says so
-            await asyncio.get_running_loop().sock_sendall(self._ours, message)
-            self._ours.shutdown(socket.SHUT_WR)
+    async def hand_over(self) -> None:
+        """Hand over what it is to have, whole."""
+        self._let_go()
+        loop = asyncio.get_running_loop()
+        for message, ours, _ in self._gifts:
+            ours.setblocking(False)  # noqa: FBT003
+            with ours, suppress(OSError):  # it is ending, and `ready` says so
+                await loop.sock_sendall(ours, message)
 
     async def ready(self, process: Process) -> Mapping[str, Any]:
         """Return what *process* says once it is ready.
@@ -57,7 +67,6 @@ class Newborn:
         Raises:
             EOFError: it ended before; says with which status.
         """
-        self.theirs.close()
         status: object = None
         with suppress(EOFError):
             while True:
@@ -82,16 +91,22 @@ class Newborn:
         with suppress(OSError, EOFError):
             self._receive()
         mark = Mark.read(self._said)
-        found = Process(mark, self._passed.pop()) if mark and self._passed else None
-        self.close()
-        return found
+        return Process(mark, self._passed.pop()) if mark and self._passed else None
 
     def close(self) -> None:
         """Close the line; a PicoD that is ready does not need it."""
-        self.theirs.close()
+        self._let_go()
         self._ours.close()
+        for _, ours, _ in self._gifts:
+            ours.close()
         while self._passed:
             os.close(self._passed.pop())
+
+    def _let_go(self) -> None:
+        """Leave the other ends to the new process."""
+        self._theirs.close()
+        for _, _, theirs in self._gifts:
+            theirs.close()
 
     async def _line(self) -> bytes:
         while b"\n" not in self._said:

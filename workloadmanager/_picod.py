@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from workloadmanager._process import HANDED, Mark
+from workloadmanager._process import Mark
 from workloadmanager._templates import LIMITS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Plan:
     log_level: str = "info"
     orphan_timeout: float = 900.0
 
-    def argv(self, place: Place, template: Template) -> list[str]:
+    def flags(self, place: Place, template: Template) -> list[str]:
         """Return the flags of the PicoD that serves one sandbox."""
         level = template.isolation or self.isolation
         argv = ["--listen", place.address]
@@ -85,8 +85,8 @@ class Plan:
     def _identity(self) -> list[str]:
         argv = ["--router-id", self.router_id] if self.router_id else []
         if self.auth_mode == "jwt":
-            return [*argv, "--jwt-public-keys-file", str(self.public_keys)]
-        return [*argv, "--identity-fd", str(HANDED)]
+            argv += ["--jwt-public-keys-file", str(self.public_keys)]
+        return argv
 
 
 @dataclass(frozen=True, slots=True)

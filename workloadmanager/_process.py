@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["HANDED", "PROC", "STARTTIME", "Mark", "Process", "start", "stat_of"]
+__all__ = ["PROC", "STARTTIME", "Mark", "Process", "start", "stat_of"]
 
 PROC = Path("/proc")
 STARTTIME = 19  # behind the name
@@ -103,33 +103,24 @@ class Process:
             call()
 
 
-HANDED = 3
-"""The number that a process knows what it is handed by."""
-
-
 def start(
-    argv: list[str],
-    environment: Mapping[str, str],
-    *,
-    output: int,
-    log: int,
-    handed: int | None = None,
+    argv: list[str], environment: Mapping[str, str], descriptors: Sequence[int]
 ) -> Mark:
-    """Start *argv* in a session of its own, sharing nothing but a few descriptors.
+    """Start *argv* in a session of its own, sharing nothing but *descriptors*.
 
-    Its standard output is *output*, its standard error *log*; it finds *handed* as
-    `HANDED`. Not killed when we are: sandboxes outlive their WorkloadManager.
+    It finds those as 1, 2 and so on. Not killed when we are: sandboxes outlive their
+    WorkloadManager.
     """
-    given = () if handed is None else ((os.POSIX_SPAWN_DUP2, handed, HANDED),)
     pid = os.posix_spawn(
         argv[0],
         argv,
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, output, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
-            *given,
+            *(
+                (os.POSIX_SPAWN_DUP2, each, number)
+                for number, each in enumerate(descriptors, start=1)
+            ),
         ],
         setsid=True,
         setsigmask=(),

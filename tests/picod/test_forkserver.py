@@ -119,8 +119,7 @@ class Parent:
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-I", "-c", code]
         with theirs, self.log.open("wb") as log:
-            number = log.fileno()
-            started = start(argv, {}, output=number, log=number, handed=theirs.fileno())
+            started = start(argv, {}, (log.fileno(), log.fileno(), theirs.fileno()))
         self.pid = started.pid
         self.status: int | None = None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auth import PRINCIPAL_METADATA, Principal
-from authority import Authority, CAIssuer
+from authority import Authority, CAIssuer, Issued
 from clock import SYSTEM
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from tests.forge import Forge
@@ -38,6 +38,19 @@ PRINCIPAL = Principal(ANN.issuer, ANN.subject)
 BINARIES = Path.home() / ".cache/cubemesh/bin"
 
 
+class Noting(CAIssuer):
+    """Keeps what it has issued."""
+
+    def __init__(self, *args: Any, **told: Any) -> None:
+        super().__init__(*args, **told)
+        self.issued: list[Issued] = []
+
+    async def issue(self, identity: SpiffeID) -> Issued:
+        issued = await super().issue(identity)
+        self.issued.append(issued)
+        return issued
+
+
 class Ground:
     """A short folder in which real sandboxes live, and all who may come to them."""
 
@@ -60,12 +73,13 @@ class Ground:
         )
 
     def engine(self) -> LocalEngine:
-        issuer = CAIssuer(
+        issuer = Noting(
             self.authority,
             names=lambda: self.identities.name(sandbox_id()),
             life=self.svid_life,
         )
-        self.identities = Identities(
+        self.issued = issuer.issued
+        self.identities: Identities = Identities(
             issuer,
             namespace="agentcube-system",
             foreign=lambda: {"cluster.local": self.services.bundle},

@@ -34,7 +34,7 @@ def started(tmp_path: Path, code: str, *words: str) -> Iterator[tuple[Mark, int]
     reading, writing = os.pipe2(os.O_CLOEXEC)
     log = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     argv = [sys.executable, "-I", "-S", "-c", code, *words]
-    mark = start(argv, {"SECRET": "no"}, output=writing, log=log)
+    mark = start(argv, {"SECRET": "no"}, (writing, log))
     os.close(writing)
     try:
         yield mark, reading
