@@ -60,9 +60,13 @@ _GRACE = 1.0  # after the end has begun there is nobody left to wait for but ans
 
 def begin(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Be the PicoD that *argv* and *environ* tell of; return the exit status."""
+    return live(parse(Settings, argv, environ, prog="picod"))
+
+
+def live(settings: Settings) -> int:
+    """Be the PicoD of *settings*, to its end; return the exit status."""
     os.umask(0o077)  # the sockets are for our own user
     hide()  # no core file and no other process is to hold our key
-    settings = parse(Settings, argv, environ, prog="picod")
     configure_logging("picod", settings.log_level)
     return run(main(settings))
 

@@ -2,11 +2,10 @@
 
     python -I -m picod.forkserver
 
-It is started afresh, with a SOCK_SEQPACKET socket as descriptor 3. Each message there
-is an order for one PicoD: its command line and environment as JSON, and beside it the
-descriptors that it is to find as 1, 2 and so on. No order is answered here. The PicoD
-itself says on its standard output, a socket, which process it is, and hands over a
-pidfd of itself; if that socket closes before this word, nothing was made.
+It is started afresh, with a SOCK_SEQPACKET socket as descriptor 3, from which it takes
+one `Order` after the other. None is answered there. The PicoD itself says on its
+standard output, a socket, which process it is, and hands over a pidfd of itself; if
+that socket closes before this word, nothing was made.
 
 The parent never sees a key and never uses gRPC, whose threads no fork would survive.
 It ends when its socket is closed or the code that it has imported has changed. PicoDs
@@ -23,102 +22,83 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from picod.__main__ import begin
+from picod.__main__ import begin, live
 from picod._bundle import bundle
 from picod._bwrap import find_bwrap
 from picod._errors import IsolationError
-from picod._mark import own_mark
+from picod._order import Order, descriptors
 from picod._rehearsal import rehearse
-from serving import EX_SOFTWARE, print_faults
+from picod._settings import Settings
+from serving import EX_SOFTWARE, SettingsError, print_faults, read, retold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection
 
-    Be = Callable[[Sequence[str], Mapping[str, str]], int]
+    Be = Callable[[Order], int]
+    _State = tuple[int, int, int] | None
 
 __all__ = ["main"]
 
 _ORDERS: Final = 3
-_LARGEST: Final = 1 << 16
-_MOST_DESCRIPTORS: Final = 8
-_TASKS, _DESCRIPTORS = Path("/proc/self/task"), Path("/proc/self/fd")
+_MOST_KINDS: Final = 256
+_TASKS: Final = Path("/proc/self/task")
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What one PicoD is to be."""
+class Parent:
+    """Forks once for each order; a child finds in ``read`` what was read already."""
 
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    descriptors: tuple[int, ...]
+    def __init__(self, orders: socket.socket, *, look: float) -> None:
+        self._orders, self._look = orders, look
+        self._own, self._code = descriptors(), _code()
+        self._looked = time.monotonic()
+        self.read: dict[object, Settings] = {}
 
-    @classmethod
-    def receive(cls, orders: socket.socket) -> Self | None:
-        """Return the next order; ``None``: there will be none.
+    def serve(self) -> Order | None:
+        """Return an order in the child that it is for, and ``None`` at the end.
 
         Raises:
-            TimeoutError: there is none yet.
+            RuntimeError: this process is not fit to be forked any more.
         """
-        data, descriptors, *_ = socket.recv_fds(
-            orders, _LARGEST, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
-        if not data:
-            return None
-        told = json.loads(data)
-        return cls(tuple(told["argv"]), told["environment"], tuple(descriptors))
-
-    def become(self) -> None:
-        """Make this forked process what was ordered, apart from the rest of us."""
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, descriptor in enumerate((nothing, *self.descriptors)):
-            os.dup2(descriptor, number)
-        for descriptor in _descriptors():
-            if descriptor > len(self.descriptors):
+        self._orders.settimeout(self._look)
+        while self._up_to_date():
+            try:
+                order = Order.receive(self._orders)
+            except TimeoutError:
+                continue
+            if order is None:
+                return None
+            self._read(order)
+            _require_fit({*self._own, *order.descriptors})
+            if os.fork() == 0:
+                self._orders.detach()  # the number will be another's
+                return order
+            for descriptor in order.descriptors:
                 os.close(descriptor)
-        os.environ.clear()  # noqa: TID251  # what was told takes its place
-        os.environ.update(self.environment)  # noqa: TID251
-        _introduce()
+        return None
 
+    def _up_to_date(self) -> bool:
+        """Say whether the code on the disk is ours; looks only now and then."""
+        if (now := time.monotonic()) < self._looked + self._look:
+            return True
+        self._looked = now
+        return all(_state(path) == state for path, state in self._code.items())
 
-def serve(orders: socket.socket, *, look: float) -> Order | None:
-    """Fork once for each order; return it in the child, and ``None`` at the end.
+    def _read(self, order: Order) -> None:
+        """Read the flags of a kind once; what is wrong with them, the child says."""
+        if order.kind not in self.read and len(self.read) < _MOST_KINDS:
+            with suppress(SettingsError):
+                self.read[order.kind] = read(Settings, order.argv, {}, "picod")
 
-    The code on the disk is looked at after *look* seconds without an order.
-
-    Raises:
-        RuntimeError: this process is not fit to be forked any more.
-    """
-    orders.settimeout(look)
-    own, code = _descriptors(), _code()
-    while _code() == code:
-        with suppress(TimeoutError):
-            while order := Order.receive(orders):
-                _require_fit({*own, *order.descriptors})
-                if os.fork() == 0:
-                    orders.detach()  # the number is another's by the time it is freed
-                    return order
-                for descriptor in order.descriptors:
-                    os.close(descriptor)
-            return None
-    return None
-
-
-def _introduce() -> None:
-    """Say on the standard output which process we are; nobody there ends us."""
-    line = socket.socket(fileno=1)
-    us = os.pidfd_open(os.getpid())
-    try:
-        socket.send_fds(line, [json.dumps(own_mark()).encode() + b"\n"], [us])
-    finally:
-        os.close(us)
-        line.detach()
+    def be_picod(self, order: Order) -> int:
+        """Be what was ordered, and return the exit status."""
+        if (settings := self.read.get(order.kind)) is None:
+            return begin(order.argv, order.environment)
+        return live(retold(settings, order.own))
 
 
 def _require_fit(expected: Collection[int]) -> None:
@@ -126,32 +106,27 @@ def _require_fit(expected: Collection[int]) -> None:
 
     gRPC that is in use has both.
     """
-    threads, descriptors = len([*_TASKS.iterdir()]), _descriptors()
-    if threads != 1 or descriptors != set(expected):
+    threads, found = len([*_TASKS.iterdir()]), descriptors()
+    if threads != 1 or found != set(expected):
         raise RuntimeError(
-            f"{threads} threads, and open descriptors {sorted(descriptors)} "
+            f"{threads} threads, and open descriptors {sorted(found)} "
             f"instead of {sorted(expected)}"
         )
 
 
-def _descriptors() -> set[int]:
-    found = set()
-    for link in _DESCRIPTORS.iterdir():
-        with suppress(OSError):  # that of the listing itself
-            os.fstat(int(link.name))
-            found.add(int(link.name))
-    return found
+def _code() -> dict[str, _State]:
+    """Return the files of the imported modules, as they are now."""
+    files = (getattr(each, "__file__", None) for each in tuple(sys.modules.values()))
+    return {path: _state(path) for path in files if path}
 
 
-def _code() -> dict[str, tuple[int, int, int]]:
-    """Return what tells the files of the imported modules from changed ones."""
-    known = {}
-    for module in tuple(sys.modules.values()):
-        if path := getattr(module, "__file__", None):
-            with suppress(OSError):
-                found = os.stat(path)  # noqa: PTH116  # some hundred, again and again
-                known[path] = found.st_mtime_ns, found.st_size, found.st_ino
-    return known
+def _state(path: str) -> _State:
+    """Return what tells a file from a changed one."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # some hundred, again and again
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _prepare() -> None:
@@ -166,23 +141,25 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def main(be: Be = begin, *, look: float = 5.0) -> int:
+def main(be: Be | None = None, *, look: float = 5.0) -> int:
     """Serve; return what this process is to exit with, parent or child.
 
-    A child is what *be* makes of its command line and environment.
+    A child is what *be* makes of its order: a PicoD. Every *look* seconds the code on
+    the disk is compared with ours.
     """
     os.chdir("/")
     with socket.socket(fileno=_ORDERS) as orders:
         _prepare()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries our children
+        parent = Parent(orders, look=look)
         orders.send(b"ready")
         try:
-            order = serve(orders, look=look)
+            order = parent.serve()
         except RuntimeError as error:
             text = f"this fork server is not fit to be forked: {error}"
             print_faults([(text, "report this")], sys.stderr)
             return EX_SOFTWARE
-    return 0 if order is None else _live(order, be)
+    return 0 if order is None else _live(order, be or parent.be_picod)
 
 
 def _live(order: Order, be: Be) -> NoReturn:
@@ -190,7 +167,7 @@ def _live(order: Order, be: Be) -> NoReturn:
     status: int | str | None
     try:
         order.become()
-        status = be(order.argv, order.environment)
+        status = be(order)
     except BrokenPipeError:  # nobody wants it any more
         status = None
     except SystemExit as error:

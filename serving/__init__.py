@@ -87,7 +87,7 @@ from serving._readiness import follow_identity
 from serving._run import announce, run
 from serving._scrape import start_metrics
 from serving._serve import Door, Hosted, new_server, serve, stop_on_signals
-from serving._settings import flag, parse, read
+from serving._settings import flag, parse, read, retold
 
 __all__ = [
     "ADDRESS",
@@ -142,6 +142,7 @@ __all__ = [
     "print_faults",
     "read",
     "refuse",
+    "retold",
     "run",
     "serve",
     "start_metrics",

@@ -118,6 +118,29 @@ def read(
     raise SettingsError(found.faults)
 
 
+def retold(settings: T, flags: Mapping[str, str]) -> T:
+    """Return *settings* with *flags*, by their names, told anew.
+
+    For flags with one value each, which nothing else depends on; `faults` are not
+    looked for again.
+
+    Raises:
+        KeyError: there is no such flag.
+        click.BadParameter: the value is none.
+    """
+    fields = {
+        field.metadata[_KEY]["decls"]: field
+        for field in dataclasses.fields(settings)  # type: ignore[arg-type]
+        if _KEY in field.metadata
+    }
+    told = {}
+    for name, value in flags.items():
+        field = fields[name]
+        kind = field.metadata[_KEY]["kind"]
+        told[field.name] = kind.convert(value, None, None)
+    return dataclasses.replace(settings, **told)  # type: ignore[type-var]
+
+
 @dataclasses.dataclass(slots=True)
 class _Found:
     """What one reading works on: the environment, and the faults so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
@@ -68,19 +67,12 @@ class ForkServer:
             await self._clock.sleep(pause)
             pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
-    async def order(
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        descriptors: Sequence[int],
-    ) -> None:
+    async def order(self, message: bytes, descriptors: Sequence[int]) -> None:
         """Have a PicoD forked that finds *descriptors* as 1, 2 and so on.
 
         Raises:
             ForkServerError: there is nobody to do it.
         """
-        told = {"argv": [*argv], "environment": {**environment}}
-        message = json.dumps(told).encode()
         try:
             async with asyncio.timeout(0 if self._hopeless else _PATIENCE):
                 await self._there.wait()

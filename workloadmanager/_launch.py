@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -30,20 +31,37 @@ _log = logging.getLogger(__name__)
 class Outfit:
     """What a PicoD is told, what it is handed, and the *log* that it writes.
 
-    *handed* are messages by the flags that tell it the descriptors they come through.
+    *own* are flags that no other PicoD shares. *handed* are messages by the flags that
+    tell it the descriptors they come through.
     """
 
     flags: Sequence[str]
+    own: Mapping[str, str]
     environment: Mapping[str, str]
     handed: Mapping[str, bytes] = field(repr=False)
     log: Path
 
     @property
-    def argv(self) -> list[str]:
-        """All flags."""
+    def all_own(self) -> dict[str, str]:
+        """*own*, and the flags that tell descriptors."""
         numbers = enumerate(self.handed, start=_HANDED)
-        told = [(name, str(number)) for number, name in numbers]
-        return [*self.flags, *(word for pair in told for word in pair)]
+        return {**self.own, **{name: str(number) for number, name in numbers}}
+
+    @property
+    def argv(self) -> list[str]:
+        """All flags as a command line."""
+        own = (word for pair in self.all_own.items() for word in pair)
+        return [*self.flags, *own]
+
+    @property
+    def order(self) -> bytes:
+        """What the fork server is told; see `picod.forkserver`."""
+        told = {
+            "flags": [*self.flags],
+            "own": self.all_own,
+            "environment": {**self.environment},
+        }
+        return json.dumps(told).encode()
 
 
 class Launched(NamedTuple):
@@ -95,7 +113,7 @@ async def _forked(outfit: Outfit, forks: ForkServer, log: int) -> Launched:
     newborn = Newborn([*outfit.handed.values()])
     try:
         descriptors = newborn.descriptors(log)
-        await forks.order(outfit.argv, outfit.environment, descriptors)
+        await forks.order(outfit.order, descriptors)
         return Launched(await newborn.introduced(), newborn)
     except BaseException:
         _end(newborn.abandon(), newborn)

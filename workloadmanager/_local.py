@@ -159,7 +159,8 @@ class LocalEngine:
         """Start the process, and watch it."""
         plan, place = self._plan, box.place
         outfit = Outfit(
-            flags=plan.flags(place, template),
+            flags=plan.flags(template),
+            own=place.flags,
             environment=plan.environment(plan.scratch(place, template)),
             handed=handed,
             log=self._logs.path(place.sandbox_id),

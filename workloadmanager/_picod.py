@@ -36,21 +36,15 @@ class Plan:
     log_level: str = "info"
     orphan_timeout: float = 900.0
 
-    def flags(self, place: Place, template: Template) -> list[str]:
-        """Return the flags of the PicoD that serves one sandbox."""
-        level = template.isolation or self.isolation
-        argv = ["--listen", place.address]
-        argv += ["--control-listen", f"unix:{place.control}"]
-        argv += ["--sandbox-id", place.sandbox_id]
-        argv += ["--picod-auth-mode", self.auth_mode]
+    def flags(self, template: Template) -> list[str]:
+        """Return the flags that all PicoDs of *template* have."""
+        argv = ["--picod-auth-mode", self.auth_mode]
         argv += ["--workloadmanager-id", self.own_id] if self.own_id else []
         argv += self._identity()
-        argv += ["--isolation", level]
+        argv += ["--isolation", template.isolation or self.isolation]
         argv += ["--allow-network"] if template.allow_network else []
         argv += ["--orphan-timeout", f"{self.orphan_timeout:.3f}s"]
         argv += ["--log-level", self.log_level]
-        if place.uid is not None:
-            argv += ["--uid", str(place.uid)]
         if template.python:
             argv += ["--python", template.python]
         for name in template.imports:
@@ -115,6 +109,16 @@ class Place:
     def address(self) -> str:
         """Its data door."""
         return f"unix:{self.folder}/data.sock"
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """What the PicoD that lives here is told, beside what all are told."""
+        told = {
+            "--listen": self.address,
+            "--control-listen": f"unix:{self.control}",
+            "--sandbox-id": self.sandbox_id,
+        }
+        return told if self.uid is None else {**told, "--uid": str(self.uid)}
 
     def found(self) -> Self:
         """Return this with what a PicoD that lives here has left about itself."""

@@ -37,7 +37,7 @@ import asyncio, os, random, ssl, sys, uuid
 from cryptography.hazmat.primitives.asymmetric import ec
 from picod import forkserver
 
-def probe(argv, environ):
+def probe(order):
     try:
         asyncio.get_running_loop()
         loop = True
@@ -45,7 +45,7 @@ def probe(argv, environ):
         loop = False
     key = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
     told = {
-        "argv": list(argv),
+        "argv": order.argv,
         "environ": dict(os.environ),
         "session": os.getsid(0) == os.getpid(),
         "folder": os.getcwd(),
@@ -65,9 +65,9 @@ def probe(argv, environ):
     }
     sys.stdout.write(json.dumps(told) + "\\n")
     sys.stdout.flush()
-    if "wait" in argv:
+    if "wait" in order.flags:
         signal.pause()
-    return 3 if "fail" in argv else 0
+    return 3 if "fail" in order.flags else 0
 """
 )
 SERVE = PROBE + "sys.exit(forkserver.main(probe, look=0.05))"
@@ -145,7 +145,8 @@ class Parent:
         log = self.folder / f"log-{self.children}"
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as file:
-            message = json.dumps({"argv": argv, "environment": environ}).encode()
+            told = {"flags": argv, "own": {"--own": "1"}, "environment": environ}
+            message = json.dumps(told).encode()
             if not wanted:
                 ours.shutdown(socket.SHUT_RDWR)
             socket.send_fds(self.ours, [message], [theirs.fileno(), file.fileno()])
@@ -163,7 +164,7 @@ def test_a_child_has_nothing_of_its_parent_but_code(parent: Parent) -> None:
     child = parent.order("a", "b", TOLD="this", PATH="/else")
     told = child.said()
     assert child.mark["pid"] != parent.pid
-    assert told["argv"] == ["a", "b"]
+    assert told["argv"] == ["a", "b", "--own", "1"]
     assert told["environ"] == {"TOLD": "this", "PATH": "/else"}
     assert told["session"]
     assert told["folder"] == "/"
@@ -200,7 +201,7 @@ def test_children_outlive_their_parent(parent: Parent) -> None:
 def test_the_dead_are_buried(parent: Parent) -> None:
     """No child stays a zombie, and how it failed is told on its line."""
     child = parent.order("fail")
-    assert child.said()["argv"] == ["fail"]
+    assert child.said()["argv"][0] == "fail"
     assert child.said() == {"status": 3}
     assert child.ended()
     assert parent.order().said()  # it has had the time

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serving
-from serving import SettingsError, flag, parse, read
+from serving import SettingsError, flag, parse, read, retold
 from tlsloader import SpiffeID
 
 if TYPE_CHECKING:
@@ -230,3 +230,15 @@ def test_no_text_breaks_a_kind(name: str, text: str) -> None:
             kind.convert(text, None, None)
         except click.BadParameter as fault:
             assert fault.message  # noqa: PT017 - no fault is fine as well
+
+
+def test_single_flags_can_be_told_anew() -> None:
+    """Settings that many share but for a few values are read once."""
+    known = settings("--listen", "127.0.0.1:1", "--timeout", "9s")
+    other = retold(known, {"--listen": "unix:/s", "--timeout": "250ms"})
+    assert (other.listen, other.timeout, other.mtls) == ("unix:/s", 0.25, True)
+    assert (known.listen, known.timeout) == ("127.0.0.1:1", 9)
+    with pytest.raises(click.BadParameter):
+        retold(known, {"--listen": "nowhere"})
+    with pytest.raises(KeyError):
+        retold(known, {"--colour": "red"})
