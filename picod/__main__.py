@@ -8,21 +8,19 @@ import sys
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from auth import KeysError, PublicKeys, Verifier
 from cubemesh.v1 import picod_pb2
-from picod._callers import by_certificate, by_socket, by_token
+from picod._callers import by_socket
 from picod._control import (
-    Entry,
     Isolation,
     SandboxControlServicer,
     binding_from_wire,
 )
 from picod._errors import InvalidRequestError, IsolationError
+from picod._front import data_door
 from picod._groups import make_group
 from picod._handed import Hand
-from picod._identity import begin_handed
 from picod._life import end_at_expiry, end_on_fault, end_when_orphaned
 from picod._mark import leave_mark
 from picod._runner import Runner, Wanted
@@ -37,24 +35,24 @@ from serving import (
     announce,
     configure_logging,
     denied,
-    follow_identity,
     new_server,
     parse,
     run,
     serve,
     stop_on_signals,
 )
-from tlsloader import Acceptor, Allowlist, UnixAcceptor
+from tlsloader import UnixAcceptor
 from tlsloader.grpc import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+    from picod._front import Front
     from picod._groups import Group
-    from tlsloader import SpiffeID
 
 # What gVisor itself needs: for its kernel, and threads of the host for each process.
 _SENTRY_MEMORY, _SENTRY_THREADS = 128 * 1024 * 1024, 256
+_STARTING = "starting the runner"
 _GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
 
 
@@ -74,72 +72,96 @@ def live(settings: Settings) -> int:
 async def main(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
     leave_mark(settings.control_socket.parent, settings.sandbox_id, settings.uid)
-    sandbox = Sandbox(settings.sandbox_id)
+    sandbox = Sandbox(settings.sandbox_id, starting=True)
     with ExitStack() as places:
-        limits = settings.runner_limits
-        gvisor = settings.isolation == "gvisor"
-        group = make_group(
-            f"cubemesh-{settings.sandbox_id}",
-            memory=limits.memory + gvisor * _SENTRY_MEMORY,
-            processes=limits.processes * (1 + 3 * gvisor) + gvisor * _SENTRY_THREADS,
-        )
-        if group is not None:
-            _tell_of(group, settings)
-            places.callback(group.close)
-        folder = None
-        if settings.isolation != "bwrap":
-            folder = places.enter_context(_folder(settings))
+        wanted = _wanted(settings, places)
         # The runner takes longest: everything else is made beside it.
-        async with _starting(settings, folder, group) as starting:
-            front = await _data_door(settings, sandbox)
-            if settings.binding_fd is not None:
-                sandbox.bind(await _binding(settings.binding_fd))
-            isolation = _isolation(settings, group.kind if group else "rlimits")
-            await _serve(settings, sandbox, isolation, front, starting)
+        async with _starting(settings.sandbox_id, wanted) as starting:
+            front = await data_door(settings, sandbox)
+            await _serve(settings, sandbox, front, starting, _isolation(wanted))
 
 
 async def _serve(
     settings: Settings,
     sandbox: Sandbox,
-    isolation: Isolation,
     front: Front,
     starting: asyncio.Task[Runner],
+    isolation: Isolation,
 ) -> None:
-    """Put the runner behind the doors and serve them."""
+    """Open the doors, and say so once there is a runner behind them."""
     control, health = UnixAcceptor(name="control"), front.health
-    runner = await starting
-    told = SandboxControlServicer(sandbox, isolation, front.entry, runner.incident)
-    back = _control_door(settings, told, control, health)
-    PicoDServicer(sandbox, runner).add_to(front.data.server)
+    told = SandboxControlServicer(
+        sandbox, isolation, front.entry, lambda: starting.result().incident()
+    )
+    PicoDServicer(sandbox, starting.result).add_to(front.data.server)
+    opened: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
+
+    async def follow_runner() -> None:
+        runner, (listen, at) = await asyncio.shield(starting), await opened
+        sandbox.started()
+        if settings.binding_fd is not None:
+            sandbox.bind(await _binding(settings.binding_fd))
+        health.release(_STARTING)
+        announce(listen=listen, control=at, isolation=isolation.told())
+        await asyncio.gather(
+            end_on_fault(sandbox, runner, unwell=health.hold),
+            _close_at_end(runner, sandbox),
+        )
+
+    health.hold(_STARTING)
     jobs = (
         *front.keep_fresh,
+        follow_runner(),
         end_at_expiry(sandbox),
-        end_on_fault(sandbox, runner, unwell=health.hold),
         end_when_orphaned(
             sandbox, lambda: control.connections, timeout=settings.orphan_timeout
         ),
-        _close_at_end(runner, sandbox),
     )
     with stop_on_signals(sandbox.ended):
         await serve(
             front.data,
-            back,
+            _control_door(settings, told, control, health),
             jobs=jobs,
             stop=sandbox.ended,
             health=health,
             grace=_GRACE,
-            ready=lambda at: announce(
-                listen=at[0], control=at[1], isolation=isolation.told()
-            ),
+            ready=opened.set_result,
         )
+
+
+def _wanted(settings: Settings, places: ExitStack) -> Wanted:
+    """Make what is around a runner, to be removed with *places*, and return it."""
+    limits = settings.runner_limits
+    gvisor = settings.isolation == "gvisor"
+    group = make_group(
+        f"cubemesh-{settings.sandbox_id}",
+        memory=limits.memory + gvisor * _SENTRY_MEMORY,
+        processes=limits.processes * (1 + 3 * gvisor) + gvisor * _SENTRY_THREADS,
+    )
+    if group is not None:
+        _tell_of(group, settings)
+        places.callback(group.close)
+    folder = None
+    if settings.isolation != "bwrap":
+        folder = places.enter_context(_folder(settings))
+    return Wanted(
+        level=settings.isolation,
+        uid=settings.uid,
+        limits=limits,
+        python=str(settings.python),
+        imports=settings.imports,
+        folder=folder,
+        group=group,
+        network=settings.allow_network,
+    )
 
 
 @asynccontextmanager
 async def _starting(
-    settings: Settings, folder: Path | None, group: Group | None
+    sandbox_id: str, wanted: Wanted
 ) -> AsyncIterator[asyncio.Task[Runner]]:
     """Begin to start the runner; it ends with the block, however far it has come."""
-    task = asyncio.ensure_future(_runner(settings, folder, group))
+    task = asyncio.ensure_future(_runner(sandbox_id, wanted))
     try:
         await asyncio.wait([task], timeout=0)  # its process is there before any thread
         yield task
@@ -169,61 +191,14 @@ def _tell_of(group: Group, settings: Settings) -> None:
     The folder of the control socket is closed to others.
     """
     paths = "".join(f"{folder}\n" for folder in group.folders)
-    control = Path(settings.control_listen.removeprefix("unix:"))
-    control.with_name("groups").write_text(paths, encoding="utf-8")
+    settings.control_socket.with_name("groups").write_text(paths, encoding="utf-8")
 
 
-async def _runner(
-    settings: Settings, folder: Path | None, group: Group | None
-) -> Runner:
+async def _runner(sandbox_id: str, wanted: Wanted) -> Runner:
     try:
-        wanted = Wanted(
-            level=settings.isolation,
-            uid=settings.uid,
-            limits=settings.runner_limits,
-            python=str(settings.python),
-            imports=settings.imports,
-            folder=folder,
-            group=group,
-            network=settings.allow_network,
-        )
-        return await Runner.start(settings.sandbox_id, wanted)
+        return await Runner.start(sandbox_id, wanted)
     except IsolationError as error:
         raise FatalError(str(error), error.hint) from error
-
-
-class Front(NamedTuple):
-    """The Router's door, what it shows, and what keeps fresh what it goes by."""
-
-    data: Hosted
-    health: Health
-    entry: Entry
-    keep_fresh: Sequence[Coroutine[Any, Any, Any]]
-
-
-async def _data_door(settings: Settings, sandbox: Sandbox) -> Front:
-    health = Health("cubemesh.v1.PicoD", "cubemesh.v1.SandboxControl")
-    if settings.picod_auth_mode == "jwt":
-        keys = await _public_keys(settings.keys)
-        gate = Gate(
-            by_token(Verifier(keys, sandbox.sandbox_id), sandbox), refused=denied
-        )
-        hosted = Hosted(new_server([gate], health=health), settings.listen)
-        return Front(hosted, health, Entry(), [keys.follow()])
-    handed = settings.identity_fd
-    source = await settings.identity() if handed is None else await begin_handed(handed)
-    _require_own_identity(source.current().identity, sandbox)
-    acceptor = Acceptor(
-        source,
-        allow=Allowlist.parse(str(settings.router)),
-        minimum_tls=settings.tls_min_version,
-    )
-    decide = by_certificate(acceptor, settings.router)
-    gate = Gate(decide, door=acceptor, refused=denied)
-    hosted = Hosted(new_server([gate], health=health), settings.listen, acceptor)
-    entry = Entry(source, acceptor.refusals)
-    jobs = source.follow(), follow_identity(health, source)
-    return Front(hosted, health, entry, jobs)
 
 
 async def _binding(descriptor: int) -> Binding:
@@ -234,30 +209,14 @@ async def _binding(descriptor: int) -> Binding:
         raise FatalError(f"--binding-fd {descriptor}: {error}") from error
 
 
-async def _public_keys(path: Path) -> PublicKeys:
-    try:
-        return await PublicKeys.load(path)
-    except KeysError as error:
-        raise FatalError(str(error), "is the Router publishing its keys?") from error
-
-
-def _require_own_identity(own: SpiffeID, sandbox: Sandbox) -> None:
-    """Refuse to show one sandbox's identity at another one's door."""
-    if not own.path.endswith(f"/sandbox/{sandbox.sandbox_id}"):
-        raise FatalError(
-            f"the identity {own} is not that of {sandbox.sandbox_id}",
-            "identity and --sandbox-id belong to different sandboxes",
-        )
-
-
-def _isolation(settings: Settings, limits_by: str) -> Isolation:
+def _isolation(wanted: Wanted) -> Isolation:
     return Isolation(
-        level=settings.isolation,
-        uid=os.getuid() if settings.uid is None else settings.uid,
-        own_uid=settings.uid is not None,
-        limits=settings.runner_limits,
-        limits_by=limits_by,
-        network=settings.allow_network,
+        level=wanted.level,
+        uid=os.getuid() if wanted.uid is None else wanted.uid,
+        own_uid=wanted.uid is not None,
+        limits=wanted.limits,
+        limits_by=wanted.group.kind if wanted.group else "rlimits",
+        network=wanted.network,
     )
 
 

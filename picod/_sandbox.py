@@ -54,8 +54,11 @@ class Binding:
 class Sandbox:
     """The state of one sandbox, from its making to its end."""
 
-    def __init__(self, sandbox_id: str, *, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, sandbox_id: str, *, starting: bool = False, clock: Clock = SYSTEM
+    ) -> None:
         self.sandbox_id = sandbox_id
+        self._starting = starting  # the runner is: nothing can be asked of it yet
         self.open_calls = 0
         self.last_activity: datetime = clock.now()
         self.last_fault = self._noted = ""
@@ -91,14 +94,19 @@ class Sandbox:
     @property
     def ready(self) -> bool:
         """Say whether commands can run."""
-        return not self.last_fault and not self.ended.is_set()
+        return not (self._starting or self.last_fault or self.ended.is_set())
+
+    def started(self) -> None:
+        """Note that there is a runner now."""
+        self._starting = False
+        self.control_seen()  # until now there was nobody to ask
 
     def bind(self, binding: Binding) -> None:
         """Give the sandbox its session, once and for all.
 
         Raises:
             AlreadyBoundError: it has one, the same or another.
-            RunnerFaultError: it is broken.
+            RunnerFaultError: it is broken, or not even started.
             ShuttingDownError: it is ending.
         """
         self._refuse_unready()
@@ -161,5 +169,7 @@ class Sandbox:
     def _refuse_unready(self) -> None:
         if self.ended.is_set():
             raise ShuttingDownError
+        if self._starting:
+            raise RunnerFaultError("the runner is still starting")
         if self.last_fault:
             raise RunnerFaultError

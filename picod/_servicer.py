@@ -15,6 +15,8 @@ from picod._refusals import METHOD_NOT_SERVED, TABLE
 from serving import aborting, refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from picod._sandbox import Sandbox
     from picod._work import Upload, Work
 
@@ -24,14 +26,20 @@ __all__ = ["PicoDServicer"]
 
 
 class PicoDServicer:
-    """Serves ``cubemesh.v1.PicoD``: every call is the work of *runner*.
+    """Serves ``cubemesh.v1.PicoD``: every call is the work of what *runner* returns.
+
+    It is asked once *sandbox* is ready, so that doors are made before the runner is.
 
     It writes its answers instead of yielding them: 5 to 20 % less processor time.
     """
 
-    def __init__(self, sandbox: Sandbox, runner: Work) -> None:
+    def __init__(self, sandbox: Sandbox, runner: Callable[[], Work]) -> None:
         self._sandbox = sandbox
-        self._runner = runner
+        self._started = runner
+
+    @property
+    def _runner(self) -> Work:
+        return self._started()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Have *server* serve this."""

@@ -34,6 +34,7 @@ from picod._errors import IsolationError
 from picod._order import Order, descriptors
 from picod._rehearsal import rehearse
 from picod._settings import Settings
+from picod.seccomp import load
 from serving import EX_SOFTWARE, SettingsError, print_faults, read, retold
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _prepare() -> None:
         importlib.import_module("uvloop")
     with suppress(IsolationError):  # whoever needs it will say so
         find_bwrap()
+        load()
     bundle()
     rehearse()
     gc.collect()

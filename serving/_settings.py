@@ -28,7 +28,7 @@ from serving._faults import EX_CONFIG, Fault, SettingsError, print_faults
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["flag", "name_of", "parse", "read"]
+__all__ = ["flag", "name_of", "parse", "read", "retold"]
 
 _KEY = "cubemesh-flag"
 T = TypeVar("T")

@@ -224,7 +224,7 @@ async def serving(
     if bound:
         sandbox.bind(binding(clock))
     server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
-    PicoDServicer(sandbox, work).add_to(server)
+    PicoDServicer(sandbox, lambda: work).add_to(server)
     address = f"unix:{folder}/grpc"
     server.add_insecure_port(address)
     await server.start()

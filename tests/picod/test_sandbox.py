@@ -52,6 +52,20 @@ def test_serves_nobody_before_it_is_bound() -> None:
     assert sandbox.open_calls == 0
 
 
+def test_takes_no_session_before_there_is_a_runner() -> None:
+    """Its doors are open by then; whoever comes early is refused."""
+    clock = FakeClock()
+    sandbox = Sandbox(SANDBOX, starting=True, clock=clock)
+    with pytest.raises(RunnerFaultError):
+        sandbox.bind(binding(clock))
+    with pytest.raises(RunnerFaultError), sandbox.call():
+        pytest.fail("served")
+    assert not sandbox.ready
+    sandbox.started()
+    sandbox.bind(binding(clock))
+    assert sandbox.ready
+
+
 @pytest.mark.parametrize(
     "changes",
     [
