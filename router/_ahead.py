@@ -84,9 +84,11 @@ class Ahead:
                 await self._close(door)
 
     async def _open(self, door: Door) -> None:
+        if door in self._lines:
+            return
         while len(self._lines) >= self._most and self._left:
             await self._close(next(iter(self._left)))
-        if door in self._lines or len(self._lines) >= self._most:
+        if len(self._lines) >= self._most:
             return
         try:
             line = await self._way.connect(door)
