@@ -283,6 +283,7 @@ class FakeRouter(SessionsServicer, PicoDServicer):
             template="python",
             state=workloadmanager_pb2.SESSION_STATE_READY,
             isolation=picod_pb2.Isolation(level="bwrap", own_uid=True),
+            start=workloadmanager_pb2.START_WARM,
         )
 
     def _note(self, context: Any) -> dict[str, str | bytes]:

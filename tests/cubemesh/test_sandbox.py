@@ -87,6 +87,7 @@ class TestLife:
         found = await AsyncSandbox.list(profile=mesh.profile)
         assert [info.session_id for info in found] == ["ses-1", "ses-2", "ses-3"]
         assert {info.state for info in found} == {"ready"}
+        assert {info.start for info in found} == {"warm"}
 
     async def test_tells_what_was_asked_for(self, mesh: Mesh) -> None:
         """Times, template and environment reach the mesh, with an idempotency key."""

@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cubemesh.v1 import router_pb2 as pb
 from cubemesh.v1 import router_pb2_grpc as pb_grpc
+from cubemesh.v1.workloadmanager_pb2 import START_WARM
 from serving import Refusal
 from tests.fakes import until
 from tests.router.manager import ALICE, BOB, session_id
@@ -91,7 +92,7 @@ async def test_a_create_whose_caller_vanished_is_undone(tmp_path: Path) -> None:
 async def test_answers_hold_no_internals(tmp_path: Path) -> None:
     """Addresses, identities, sandbox ids and secrets stay inside the mesh."""
     async with mesh(tmp_path) as net:
-        session = net.manager.add()
+        session = net.manager.add(start=START_WARM)
         answers = [
             await stub(net).GetSession(
                 pb.SessionsGetSessionRequest(session_id=session.session_id),
@@ -114,7 +115,7 @@ async def test_answers_hold_no_internals(tmp_path: Path) -> None:
         shown = answers[0].session
         assert shown.created_at == session.created_at
         assert shown.expires_at == session.expires_at
-        assert shown.template == "python"
+        assert (shown.template, shown.start) == ("python", START_WARM)
 
 
 async def test_a_list_holds_ones_own(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from tests.processes import logging_into
 from tests.workloadmanager.engine import until
 from tests.workloadmanager.local import Ground
 from tests.workloadmanager.test_local import gone, opened, order, processes
+from workloadmanager._errors import SandboxStartError
 from workloadmanager._forkserver import ForkServer
+from workloadmanager._values import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +136,31 @@ async def test_killed_again_and_again_it_leaves_no_half_made_sandbox(
         for each in made:
             assert await ground.run(each, "echo", "hi") == ("hi\n", 0)
         await sessions.delete_all("test")
+    assert ground.left() == []
+    assert logging_into(ground.plan.logs) == []
+
+
+async def test_whatever_is_killed_while_a_sandbox_is_made_nothing_is_left(
+    ground: Ground,
+) -> None:
+    """PicoD, bwrap or the runner, at whatever stage: it is refused, or soon over."""
+    chance = random.Random(9)  # noqa: S311
+    fates = []
+    async with opened(ground) as sessions:
+        for _ in range(12):
+            known = {*logging_into(ground.plan.logs)}
+            making = asyncio.ensure_future(sessions.create(order()))
+            while not (new := {*logging_into(ground.plan.logs)} - known):
+                await SYSTEM.sleep(0)
+            await SYSTEM.sleep(chance.uniform(0, 0.06))
+            for picod in new:
+                with suppress(psutil.Error):  # it has just ended
+                    chance.choice([picod, *picod.children(recursive=True)]).kill()
+            (fate,) = await asyncio.gather(making, return_exceptions=True)
+            fates.append(type(fate))
+            await until(lambda: len(sessions) == 0)
+    assert {*fates} <= {Session, SandboxStartError}
+    assert SandboxStartError in fates
     assert ground.left() == []
     assert logging_into(ground.plan.logs) == []
 
