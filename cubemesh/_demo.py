@@ -102,10 +102,10 @@ async def _look(meshes: Mapping[str, DemoMesh], tell: Callable[[str], None]) -> 
     mesh = meshes["mtls"]
     async with await AsyncSandbox.create(profile=mesh.profile) as sandbox:
         await _show(sandbox, tell)
-        (folder,) = mesh.runtime.glob("sbx-*")
+        sandbox_id = await mesh.sandbox_of(sandbox.session_id)
         client = Identity.load(mesh.profile)
-        seen = await hops(mesh, folder.name, client)
-        refused = await refusals(mesh, folder.name)
+        seen = await hops(mesh, sandbox_id, client)
+        refused = await refusals(mesh, sandbox_id)
     tell(f"changing identities of {_SVID_TTL} under calls and a stream")
     return Facts(seen, first, refused, await rotation(meshes["short"]))
 

@@ -36,6 +36,19 @@ class DemoMesh:
         """Return where the sockets of a sandbox are."""
         return self.runtime / sandbox_id
 
+    async def sandbox_of(self, session_id: str) -> str:
+        """Return the id of a session's sandbox; others wait beside it for theirs.
+
+        Raises:
+            LookupError: the WorkloadManager has not made the session.
+        """
+        found = await self.find(
+            "workloadmanager", "session ready", session_id=session_id
+        )
+        if found is None:
+            raise LookupError(session_id)
+        return str(found["sandbox_id"])
+
     def records(self, service: str) -> Iterator[Record]:
         """Yield what *service* (or a sandbox's PicoD) has logged so far."""
         path = self.state / "logs" / f"{service}.log"

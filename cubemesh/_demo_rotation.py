@@ -55,7 +55,7 @@ async def rotation(mesh: DemoMesh) -> Rotation:
     seen = Rotation()
     over = asyncio.Event()
     async with await AsyncSandbox.create(profile=mesh.profile) as sandbox:
-        sandbox_id = _only_sandbox(mesh)
+        sandbox_id = await mesh.sandbox_of(sandbox.session_id)
         leaves = {Identity.load(mesh.profile).leaf_sha256}
         started = _generations(mesh, sandbox_id, leaves)
         async with asyncio.TaskGroup() as tasks:
@@ -127,8 +127,3 @@ def _generations(mesh: DemoMesh, sandbox_id: str, leaves: set[str]) -> dict[str,
         for name, log in (logs | {"picod": sandbox_id}).items()
     }
     return counted | {"client": len(leaves)}
-
-
-def _only_sandbox(mesh: DemoMesh) -> str:
-    (folder,) = mesh.runtime.glob("sbx-*")
-    return folder.name

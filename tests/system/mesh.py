@@ -95,6 +95,13 @@ class Up:
         lines = (self.state / "logs" / f"{name}.log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    def sandbox_of(self, session_id: str) -> str:
+        """Return the id of a session's sandbox; others wait beside it for theirs."""
+        for each in self.records("workloadmanager"):
+            if each["event"] == "session ready" and each["session_id"] == session_id:
+                return str(each["sandbox_id"])
+        raise LookupError(session_id)
+
     def processes(self) -> list[psutil.Process]:
         """Return every process that belongs to this mesh, wherever it hangs."""
         places = (str(self.state), str(self.runtime))

@@ -33,9 +33,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 
 
 @pytest.fixture(scope="module")
 def sandbox_id(mtls: Up) -> Iterator[str]:
-    with Sandbox.create(profile=mtls.profile):
-        (folder,) = mtls.runtime.glob("sbx-*")
-        yield folder.name
+    with Sandbox.create(profile=mtls.profile) as sandbox:
+        yield mtls.sandbox_of(sandbox.session_id)
 
 
 @pytest.fixture(params=["router", "workloadmanager", "picod"])

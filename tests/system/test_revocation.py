@@ -72,9 +72,9 @@ def stolen(mesh: Up, forge: Forge, folder: Path) -> tuple[Svid, Material]:
     return svid, material
 
 
-def newest(mesh: Up) -> Path:
-    """Return the folder of the sandbox that was made last."""
-    return max(mesh.runtime.glob("sbx-*"), key=lambda each: each.stat().st_ctime_ns)
+def folder_of(mesh: Up, sandbox: AsyncSandbox) -> Path:
+    """Return where the sockets of *sandbox* are."""
+    return mesh.runtime / mesh.sandbox_of(sandbox.session_id)
 
 
 async def test_a_stolen_identity_serves_nobody(mesh: Up, forge: Forge) -> None:
@@ -83,7 +83,7 @@ async def test_a_stolen_identity_serves_nobody(mesh: Up, forge: Forge) -> None:
     While the session lives the thief is the sandbox, as far as anybody can prove.
     """
     sandbox = await AsyncSandbox.create(profile=mesh.profile)
-    folder = newest(mesh)
+    folder = folder_of(mesh, sandbox)
     address = f"unix:{folder}/data.sock"
     _, material = stolen(mesh, forge, folder)
     (folder / "data.sock").rename(folder / "real.sock")
@@ -127,16 +127,16 @@ async def test_a_stolen_identity_calls_nobody(
 ) -> None:
     """Of a live sandbox or a dead one: no door of the mesh has an answer for it."""
     async with await AsyncSandbox.create(profile=mesh.profile) as sandbox:
-        folder = newest(mesh)
+        folder = folder_of(mesh, sandbox)
         svid, _ = stolen(mesh, forge, folder)
         chain, key = tmp_path / "svid.pem", tmp_path / "key.pem"
         chain.write_bytes(svid.chain)
         key.write_bytes(svid.key)
-        async with await AsyncSandbox.create(profile=mesh.profile):
+        async with await AsyncSandbox.create(profile=mesh.profile) as other:
             doors = (
                 mesh.said["address"],
                 f"unix:{mesh.runtime}/wm.sock",
-                f"unix:{newest(mesh)}/data.sock",
+                f"unix:{folder_of(mesh, other)}/data.sock",
             )
             for _ in ("alive", "dead"):
                 for door in doors:

@@ -60,8 +60,8 @@ def generations(mesh: Up, log: str) -> int:
 def test_identities_rotate_under_running_code(mesh: Up) -> None:
     """Certificates of 20 seconds change everywhere; no call fails, no stream ends."""
     with Sandbox.create(profile=mesh.profile) as sandbox:
-        (folder,) = mesh.runtime.glob("sbx-*")
-        logs = (folder.name, "router", "workloadmanager", "authority")
+        own = mesh.sandbox_of(sandbox.session_id)
+        logs = (own, "router", "workloadmanager", "authority")
         started = {log: generations(mesh, log) for log in logs}
         runs = 0
 
@@ -75,7 +75,7 @@ def test_identities_rotate_under_running_code(mesh: Up) -> None:
             return runs >= RUNS and min(changed) >= ROTATIONS
 
         eventually(rotated, within=200)
-        path = f"/ns/agentcube-system/sandbox/{folder.name}"
+        path = f"/ns/agentcube-system/sandbox/{own}"
         assert path in entered(mesh, "sandboxes")
     eventually(lambda: path not in entered(mesh, "sandboxes"))
     assert not [r for r in mesh.records("router") if r["event"] == "dial failed"]
@@ -149,15 +149,15 @@ def test_a_frozen_agent_is_got_over(mesh: Up) -> None:
 def test_parts_that_are_killed_come_back(mesh: Up) -> None:
     """Servers and agents are watched as services are; sandboxes do not notice."""
     with Sandbox.create(profile=mesh.profile) as sandbox:
-        (folder,) = mesh.runtime.glob("sbx-*")
+        own = mesh.sandbox_of(sandbox.session_id)
         for name in (*sorted(SPIRE), "workloadmanager"):
             old = mesh.said["pids"][name]
             os.kill(old, signal.SIGKILL)
             eventually(partial(_is_told, mesh, f"{name} ended with"))
             assert sandbox.commands.run("echo on").stdout == "on\n"
         eventually(partial(_ran, mesh), within=90)
-        before = generations(mesh, folder.name)
-        eventually(lambda: generations(mesh, folder.name) > before + 1, within=60)
+        before = generations(mesh, own)
+        eventually(lambda: generations(mesh, own) > before + 1, within=60)
         assert sandbox.commands.run("echo on").stdout == "on\n"
 
 
