@@ -21,6 +21,7 @@ from auth import PRINCIPAL_METADATA, Principal
 from clock import SYSTEM
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from tests.forge import Forge
+from tests.logs import records
 from tlsloader import Dialer, SpiffeID
 from tlsloader.grpc import channel
 
@@ -153,9 +154,7 @@ class PicoD:
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """Return what was logged under the name *event*."""
-        lines = self.log.read_text().splitlines()
-        records = [json.loads(line) for line in lines if line.startswith("{")]
-        return [record for record in records if record["event"] == event]
+        return [each for each in records(self.log) if each["event"] == event]
 
     async def logged(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until *event* was logged *count* times and return the last record."""

@@ -18,6 +18,7 @@ import grpc
 from cubemesh.v1 import workloadmanager_pb2_grpc as wm_grpc
 from tests.fakes import until
 from tests.forge import Forge
+from tests.logs import records
 from tests.router.manager import FakeManager
 from tests.router.upstream import Upstream
 from tlsloader import Acceptor, Allowlist, Dialer, FixedSource, SpiffeID
@@ -72,9 +73,7 @@ class Town:
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """Return what the Router logged under the name *event*."""
-        lines = self.log.read_text().splitlines()
-        records = [json.loads(line) for line in lines if line.startswith("{")]
-        return [record for record in records if record["event"] == event]
+        return [each for each in records(self.log) if each["event"] == event]
 
     async def figures(self) -> set[str]:
         """Return the samples that Prometheus would read now."""

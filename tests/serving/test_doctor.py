@@ -75,12 +75,14 @@ async def serving(speak: Any, context: ssl.SSLContext | None) -> AsyncIterator[s
         server.close()
 
 
-async def test_all_is_well(paths: Paths) -> None:
+async def test_all_is_well(tmp_path: Path) -> None:
     """A good identity and a server that takes it: every step, in sentences."""
-    async with hosted(FORGE.source(PICOD)) as node:
+    forge = Forge()  # whose identities are new, however long the tests have run
+    paths = forge.write(tmp_path / "router", ROUTER)
+    async with hosted(forge.source(PICOD)) as node:
         checks = await found(told(paths, "--target", node.address, "--expect", PICOD))
     assert {each.state for each in checks.values()} == {"ok"}
-    leaf = FORGE.material(ROUTER)
+    leaf = forge.material(ROUTER)
     assert ROUTER in checks["identity"].detail
     assert str(paths.chain) in checks["identity"].detail
     assert "ECDSA secp256r1" in checks["certificate"].detail

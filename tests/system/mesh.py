@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.logs import records
 from tests.processes import logging_into
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ class Up:
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return what *name* has logged."""
-        lines = (self.state / "logs" / f"{name}.log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return records(self.state / "logs" / f"{name}.log")
 
     def sandbox_of(self, session_id: str) -> str:
         """Return the id of a session's sandbox; others wait beside it for theirs."""
