@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from contextlib import aclosing
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
 from prometheus_client import (
     CollectorRegistry,
     PlatformCollector,
@@ -17,20 +14,19 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from serving._around import Around, code_of
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import grpc
     from prometheus_client import Metric
 
-    Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
 __all__ = ["Calls", "Metrics"]
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0)
-_METHOD_LIMIT = 200  # a forwarded service may have names we never heard of
-_OK = "OK"
-_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Metrics:
@@ -48,7 +44,7 @@ class Metrics:
         PlatformCollector(registry=self.registry)
 
 
-class Calls(grpc.aio.ServerInterceptor, Collector):
+class Calls(Around, Collector):
     """Count calls by method and code, and time them; a few microseconds each.
 
     Plain ints in plain dicts, written on the event loop alone and read by the
@@ -56,7 +52,7 @@ class Calls(grpc.aio.ServerInterceptor, Collector):
     """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        super().__init__()
         self._ended: dict[tuple[str, str], list[float]] = {}
         self._running: dict[str, int] = {}
 
@@ -75,24 +71,9 @@ class Calls(grpc.aio.ServerInterceptor, Collector):
         row[bisect_left(_BUCKETS, took)] += 1
         row[-1] += took
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Put the count around the method's handler, made once per method."""
-        handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is not None and known[0] is handler:
-            return known[1]
-        if handler is None:
-            return handler
-        if known is None and len(self._wrapped) >= _METHOD_LIMIT:
-            return _counted(handler, "other", self)
-        wrapped = _counted(handler, method, self)
-        self._wrapped[method] = handler, wrapped
-        return wrapped
+    def block(self, method: str, context: Context) -> _Counted:
+        """Return what counts and times one call."""
+        return _Counted(self, method, context)
 
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; called by the thread of `serving._scrape`."""
@@ -119,52 +100,17 @@ def _cumulated(row: list[float]) -> list[tuple[str, float]]:
     return pairs
 
 
-def _counted(handler: Handler, method: str, calls: Calls) -> Handler:
-    """Return *handler* with the count around it, whichever of its kinds it is."""
-    kind = "_".join(
-        "stream" if many else "unary"
-        for many in (handler.request_streaming, handler.response_streaming)
-    )
-    inner = getattr(handler, kind)
+class _Counted:
+    """One call of *method*, noted while the block runs."""
 
-    async def once(request: Any, context: Context) -> Any:
-        began, failed = calls.begin(method), ""
-        try:
-            return await inner(request, context)
-        except BaseException as error:
-            failed = _name_of(error)
-            raise
-        finally:
-            calls.end(method, _code(context, failed), began)
+    __slots__ = ("_began", "_calls", "_context", "_method")
 
-    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-        began, failed = calls.begin(method), ""
-        try:
-            async with aclosing(inner(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except BaseException as error:
-            failed = _name_of(error)
-            raise
-        finally:
-            calls.end(method, _code(context, failed), began)
+    def __init__(self, calls: Calls, method: str, context: Context) -> None:
+        self._calls, self._method, self._context = calls, method, context
 
-    by_hand = not handler.response_streaming or iscoroutinefunction(inner)
-    counted: Handler = getattr(grpc, f"{kind}_rpc_method_handler")(
-        once if by_hand else stream,
-        handler.request_deserializer,
-        handler.response_serializer,
-    )
-    return counted
+    def __enter__(self) -> None:
+        self._began = self._calls.begin(self._method)
 
-
-def _name_of(error: BaseException) -> str:
-    return "UNKNOWN" if isinstance(error, Exception) else "CANCELLED"
-
-
-def _code(context: Context, failed: str) -> str:
-    """Return the name of the status the call ended with, as far as we can see."""
-    code: Any = context.code()
-    if code:
-        return code.name if isinstance(code, grpc.StatusCode) else _NAMES[int(code)]
-    return failed or _OK
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        code = code_of(self._context, error)
+        self._calls.end(self._method, code, self._began)
