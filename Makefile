@@ -103,7 +103,7 @@ cover: venv ## run the tests and tell which lines they reach
 lock: venv ## pin newer versions of all dependencies in requirements.lock
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --no-strip-extras --generate-hashes --no-annotate --no-header \
-	  --python-version 3.11 --extra services --group dev --output-file requirements.lock pyproject.toml
+	  --python-version 3.11 --extra services --extra otlp --extra bench --group dev --output-file requirements.lock pyproject.toml
 
 .PHONY: dist
 dist: venv ## build the two wheels into dist/

@@ -116,7 +116,9 @@ async def mesh(mode: Mode, *flags: str, **environ: str) -> AsyncIterator[Mesh]:
 
 
 def _environment() -> dict[str, str]:
-    return {key: os.environ[key] for key in ("HOME", "PATH") if key in os.environ}  # noqa: TID251
+    ours = os.environ  # noqa: TID251
+    kept = {key: ours[key] for key in ("HOME", "PATH") if key in ours}
+    return {**kept, "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
 
 @asynccontextmanager

@@ -12,13 +12,14 @@ import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from cubemesh._errors import ConfigurationError
 from cubemesh._identity import Identity, stamps_of
+from cubemesh._tracing import TracedChannel
 from cubemesh.v1.picod_pb2_grpc import PicoDStub
 from cubemesh.v1.router_pb2_grpc import SessionsStub
 
@@ -65,8 +66,9 @@ class Line:
     def __init__(self, profile: Profile, identity: Identity) -> None:
         self.identity = identity
         self.channel = _open(profile, identity)
-        self.sessions: SessionsAsyncStub = SessionsStub(self.channel)
-        self.picod: PicoDAsyncStub = PicoDStub(self.channel)
+        traced: Any = TracedChannel(self.channel)
+        self.sessions: SessionsAsyncStub = SessionsStub(traced)
+        self.picod: PicoDAsyncStub = PicoDStub(traced)
         self.calls = 0
         self.retired = False
 

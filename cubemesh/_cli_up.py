@@ -43,6 +43,9 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
     is_flag=True,
     help="Identities from the real SPIRE, started here as well.",
 )
+@click.option(
+    "--otlp-endpoint", default="", help="Send traces there: http://HOST:4317 (gRPC)."
+)
 @profile_option
 @json_option
 def up_command(  # noqa: PLR0913 - one per option
@@ -53,6 +56,7 @@ def up_command(  # noqa: PLR0913 - one per option
     svid_ttl: str,
     isolation: str,
     spire: bool,
+    otlp_endpoint: str,
     profile: str | None,
     as_json: bool,
 ) -> None:
@@ -73,6 +77,7 @@ def up_command(  # noqa: PLR0913 - one per option
         svid_ttl=svid_ttl,
         isolation=isolation,
         spire=Programs.find(_ENVIRON) if spire else None,
+        otlp_endpoint=otlp_endpoint,
     )
     if isolation == "none":
         click.echo("warning: no isolation: code can do all that you can do", err=True)

@@ -93,6 +93,7 @@ class Plan:
     svid_ttl: str
     isolation: str
     realm: Realm | None = None
+    otlp_endpoint: str = ""
 
     def command(self, service: str, listen: str) -> list[str]:
         """Return the argv of *service*; *listen* is the Router's address."""
@@ -131,6 +132,7 @@ class Plan:
             *("--svid-ttl", self.svid_ttl),
             *("--isolation", self.isolation),
             *self._public_keys(),
+            *self._traces(),
         ]
 
     def _router(self, listen: str) -> list[str]:
@@ -144,6 +146,7 @@ class Plan:
             *("--client-ids", f"spiffe://{TRUST_DOMAIN}/user/"),
             *("--picod-auth-mode", self.auth_mode),
             *self._signing_keys(),
+            *self._traces(),
         ]
 
     @property
@@ -178,6 +181,9 @@ class Plan:
             *("--picod-python", sys.executable),
         ]
 
+    def _traces(self) -> list[str]:
+        return ["--otlp-endpoint", self.otlp_endpoint] if self.otlp_endpoint else []
+
     def _public_keys(self) -> list[str]:
         if self.auth_mode != "jwt":
             return []
@@ -195,17 +201,21 @@ class Plan:
         ]
 
 
-def environment_of(environ: Mapping[str, str], runtime: Path) -> dict[str, str]:
+def environment_of(
+    environ: Mapping[str, str], runtime: Path, *, traces: bool = False
+) -> dict[str, str]:
     """Return what of *environ* the services may see: nothing they do not need.
 
     Their private sockets lie in *runtime*, so that those of a killed one go with it.
+    With *traces* they see how OpenTelemetry is set up.
     """
     ours = {
         "GRPC_VERBOSITY": "ERROR",  # their logs are JSON; gRPC's lines are not
         "TMPDIR": str(runtime),
     }
+    prefixes = (*_TWINS, "OTEL_") if traces else _TWINS
     return ours | {
         name: value
         for name, value in environ.items()
-        if name in _KEPT or name.startswith(_TWINS)
+        if name in _KEPT or name.startswith(prefixes)
     }

@@ -36,6 +36,7 @@ class Wishes:
     svid_ttl: str = "1h"
     isolation: str = "bwrap"
     spire: Programs | None = None
+    otlp_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ async def up(
             svid_ttl=wishes.svid_ttl,
             isolation=wishes.isolation,
             realm=realm,
+            otlp_endpoint=wishes.otlp_endpoint,
         )
         house = _House(wishes, plan, environ, signals)
         try:
@@ -109,7 +111,8 @@ class _House:
         self._wishes, self._state, self._signals = wishes, plan.state, signals
         self._listen = wishes.listen
         self._profile: Profile | None = None
-        told = environment_of(environ, plan.state.runtime)
+        traces = bool(plan.otlp_endpoint)
+        told = environment_of(environ, plan.state.runtime, traces=traces)
         made = parts(plan, told, lambda: self._listen)
         self._parts = {part.service.name: part for part in made}
 

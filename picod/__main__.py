@@ -40,6 +40,7 @@ from serving import (
     run,
     serve,
     stop_on_signals,
+    tracing,
 )
 from tlsloader import UnixAcceptor
 from tlsloader.grpc import Gate
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 # What gVisor itself needs: for its kernel, and threads of the host for each process.
 _SENTRY_MEMORY, _SENTRY_THREADS = 128 * 1024 * 1024, 256
 _STARTING = "starting the runner"
+_SPANS = 0.2  # a sandbox may end at any moment: its spans do not wait for long
 _GRACE = 1.0  # after the end has begun there is nobody left to wait for but answers
 
 
@@ -76,7 +78,10 @@ async def main(settings: Settings) -> None:
     with ExitStack() as places:
         wanted = _wanted(settings, places)
         # The runner takes longest: everything else is made beside it.
-        async with _starting(settings.sandbox_id, wanted) as starting:
+        async with (
+            tracing("picod", settings.otlp_endpoint, every=_SPANS),
+            _starting(settings.sandbox_id, wanted) as starting,
+        ):
             front = await data_door(settings, sandbox)
             await _serve(settings, sandbox, front, starting, _isolation(wanted))
 

@@ -12,6 +12,7 @@ from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from picod import _wire, _wire_code
 from picod._errors import InvalidRequestError, UploadNotCommittedError
 from picod._refusals import METHOD_NOT_SERVED, TABLE
+from picod._timed import timed
 from serving import aborting, refuse
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class PicoDServicer:
         async with aborting(context, TABLE):
             with self._sandbox.call() as binding:
                 command = _wire.command(request, binding.environment)
-                async with aclosing(self._runner.execute(command)) as events:
+                async with aclosing(timed(self._runner.execute(command))) as events:
                     async for event in events:
                         await context.write(_wire.execute_response(event))
 
@@ -64,7 +65,7 @@ class PicoDServicer:
         async with aborting(context, TABLE):
             with self._sandbox.call() as binding:
                 code = _wire_code.code(request, binding.environment)
-                async with aclosing(self._runner.code.run(code)) as events:
+                async with aclosing(timed(self._runner.code.run(code))) as events:
                     async for event in events:
                         await context.write(_wire_code.run_code_response(event))
 

@@ -24,6 +24,7 @@ from serving import (
     FlagType,
     IdentityFlags,
     flag,
+    otlp_flag,
 )
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Settings(IdentityFlags):
         default="15m",
         help="End the sandbox when nobody held the control door for so long",
     )
+    otlp_endpoint: str | None = otlp_flag()
     log_level: str = flag(
         "--log-level", LOG_LEVEL, default="info", help="How much is logged"
     )

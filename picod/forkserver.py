@@ -1,6 +1,6 @@
 """The parent of PicoDs: imports once what each of them needs, then forks.
 
-    python -I -m picod.forkserver
+    python -I -m picod.forkserver [--traces]
 
 It is started afresh, with a SOCK_SEQPACKET socket as descriptor 3, from which it takes
 one `Order` after the other. None is answered there. The PicoD itself says on its
@@ -35,7 +35,14 @@ from picod._order import Order, descriptors
 from picod._rehearsal import rehearse
 from picod._settings import Settings
 from picod.seccomp import load
-from serving import EX_SOFTWARE, SettingsError, print_faults, read, retold
+from serving import (
+    EX_SOFTWARE,
+    SettingsError,
+    load_tracing,
+    print_faults,
+    read,
+    retold,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -130,8 +137,10 @@ def _state(path: str) -> _State:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _prepare() -> None:
+def _prepare(*, traces: bool) -> None:
     """Do what every PicoD would have to do first."""
+    if traces:
+        load_tracing()
     with suppress(ImportError):
         importlib.import_module("uvloop")
     with suppress(IsolationError):  # whoever needs it will say so
@@ -143,15 +152,17 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def main(be: Be | None = None, *, look: float = 5.0) -> int:
+def main(be: Be | None = None, *, look: float = 5.0, traces: bool = False) -> int:
     """Serve; return what this process is to exit with, parent or child.
+
+    With *traces* PicoDs find loaded what they need to send them.
 
     A child is what *be* makes of its order: a PicoD. Every *look* seconds the code on
     the disk is compared with ours.
     """
     os.chdir("/")
     with socket.socket(fileno=_ORDERS) as orders:
-        _prepare()
+        _prepare(traces=traces)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries our children
         parent = Parent(orders, look=look)
         orders.send(b"ready")
@@ -183,4 +194,4 @@ def _live(order: Order, be: Be) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(traces="--traces" in sys.argv[1:]))

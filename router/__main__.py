@@ -35,6 +35,7 @@ from serving import (
     serve,
     start_metrics,
     stop_on_signals,
+    tracing,
 )
 from tlsloader import Acceptor, Allowlist, AllowlistFile, Dialer, Stay, Tally
 from tlsloader.grpc import FRONT_SERVER_OPTIONS, Gate, channel
@@ -58,6 +59,8 @@ async def main(settings: Settings) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
+        traces = tracing("router", settings.otlp_endpoint, edge=True)
+        await stack.enter_async_context(traces)
         source = await settings.identity()
         ways = await _ways(settings, source, stack)
         load = Load(settings.max_concurrent_calls, settings.max_calls_per_session)

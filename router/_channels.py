@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from router._errors import SessionExpiredError
 from router._flights import Flights
+from serving import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,9 @@ class Channels:
         return await self._flights.join(session.session_id, lambda: self._made(session))
 
     async def _made(self, session: Session) -> Upstream:
-        line = self._ahead.take(session.door) or await self._way.connect(session.door)
+        with span("router.channel"):
+            line = self._ahead.take(session.door)
+            line = line or await self._way.connect(session.door)
         upstream = Upstream(session.session_id, line, self._way, self._clock.now())
         if self._sessions.has_ended(session.session_id):
             self._leave(upstream)

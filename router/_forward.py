@@ -12,6 +12,7 @@ from grpc.aio import AioRpcError
 
 from router._errors import MethodUnknownError, RouterError, SandboxUnreachableError
 from router._relay import GONE, Upload, carry_down, first_of, hang_up, last_of
+from serving import carried, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,7 +173,8 @@ class _Forwarded:
             except RouterError as error:
                 await self._refuse(context, error)
             try:
-                return await self._pass_on(context, passage, relay, *request)
+                with span(self._method.label.removeprefix("/"), asking=True):
+                    return await self._pass_on(context, passage, relay, *request)
             finally:
                 passage.close()
         except GONE:  # the caller vanished while we spoke
@@ -187,7 +189,8 @@ class _Forwarded:
         limit = self._limit if left is None else min(left, self._limit)
         call = None
         try:
-            call = passage.start(*request, timeout=limit, metadata=passage.metadata)
+            metadata = carried(passage.metadata)
+            call = passage.start(*request, timeout=limit, metadata=metadata)
             answer = await relay(context, passage, call)
             if trailing := await last_of(call):
                 context.set_trailing_metadata(trailing)

@@ -22,6 +22,7 @@ from router._errors import (
     SessionNotFoundError,
 )
 from router._sessions import Door, Session
+from serving import carried, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,57 +56,61 @@ class Registry:
 
     async def create(self, wanted: wm.CreateSessionRequest) -> wm.SandboxSession:
         """Make a session; it is ready when this returns."""
-        answer: wm.CreateSessionResponse = await _ask(
-            self._stub.CreateSession, wanted, _MAKING
+        answer: wm.CreateSessionResponse = await self._ask(
+            "CreateSession", wanted, _MAKING
         )
         return answer.session
 
     async def get(self, session_id: str) -> wm.SandboxSession:
         """Return one live session."""
         wanted = wm.GetSessionRequest(session_id=session_id)
-        answer: wm.GetSessionResponse = await _ask(
-            self._stub.GetSession, wanted, _QUICK
-        )
+        answer: wm.GetSessionResponse = await self._ask("GetSession", wanted, _QUICK)
         return answer.session
 
     async def page(self, wanted: wm.ListSessionsRequest) -> wm.ListSessionsResponse:
         """Return some of the live sessions."""
-        page: wm.ListSessionsResponse = await _ask(
-            self._stub.ListSessions, wanted, _QUICK
-        )
+        page: wm.ListSessionsResponse = await self._ask("ListSessions", wanted, _QUICK)
         return page
 
     async def extend(self, session_id: str, lifetime: Duration) -> wm.SandboxSession:
         """Move the end of a session."""
         wanted = wm.ExtendSessionRequest(session_id=session_id, lifetime=lifetime)
-        answer: wm.ExtendSessionResponse = await _ask(
-            self._stub.ExtendSession, wanted, _QUICK
+        answer: wm.ExtendSessionResponse = await self._ask(
+            "ExtendSession", wanted, _QUICK
         )
         return answer.session
 
     async def delete(self, session_id: str) -> None:
         """End a session; it is gone when this returns."""
         wanted = wm.DeleteSessionRequest(session_id=session_id)
-        await _ask(self._stub.DeleteSession, wanted, _ENDING)
+        await self._ask("DeleteSession", wanted, _ENDING)
 
     async def templates(self) -> Iterable[wm.Template]:
         """Return what sandboxes can be made from."""
         wanted = wm.ListTemplatesRequest()
-        answer: wm.ListTemplatesResponse = await _ask(
-            self._stub.ListTemplates, wanted, _QUICK
+        answer: wm.ListTemplatesResponse = await self._ask(
+            "ListTemplates", wanted, _QUICK
         )
         return answer.templates
 
     async def touch(self, touches: list[wm.TouchSessionsRequest.Touch]) -> None:
         """Tell which sessions were in use."""
         wanted = wm.TouchSessionsRequest(router_id=self.router_id, touches=touches)
-        await _ask(self._stub.TouchSessions, wanted, _QUICK)
+        await self._ask("TouchSessions", wanted, _QUICK)
 
     def watch(self, revision: int) -> Any:
         """Begin to watch all sessions, after *revision* (0: from a snapshot)."""
         return self._stub.WatchSessions(
             wm.WatchSessionsRequest(router_id=self.router_id, resume_revision=revision)
         )
+
+    async def _ask(self, method: str, wanted: Message, patience: float) -> Any:
+        call = getattr(self._stub, method)
+        try:
+            with span(f"cubemesh.v1.WorkloadManager/{method}", asking=True):
+                return await call(wanted, timeout=patience, metadata=carried())
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
 
 
 def session_of(wire: wm.SandboxSession) -> Session | None:
@@ -134,13 +139,6 @@ def principal_to_wire(principal: Principal) -> pb.Principal:
     return pb.Principal(
         issuer=principal.issuer, subject=principal.subject, display=principal.display
     )
-
-
-async def _ask(method: Any, wanted: Message, timeout: float) -> Any:  # noqa: ASYNC109
-    try:
-        return await method(wanted, timeout=timeout)
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error) from error
 
 
 def _translated(error: grpc.aio.AioRpcError) -> RouterError:

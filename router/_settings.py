@@ -19,6 +19,7 @@ from serving import (
     SPIFFE_ID,
     IdentityFlags,
     flag,
+    otlp_flag,
 )
 from tlsloader import Allowlist, AllowlistError, read_allowlist
 
@@ -133,6 +134,7 @@ class Settings(IdentityFlags):
     reflection: bool = flag(
         "--reflection/--no-reflection", default=False, help="for development only"
     )
+    otlp_endpoint: str | None = otlp_flag()
     log_level: str = flag("--log-level", LOG_LEVEL, default="info", help="")
 
     def clients(self, trust_domain: str) -> Allowlist:

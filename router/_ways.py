@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from auth import KeysError
 from router._errors import SandboxUnreachableError
+from serving import begun
 from tlsloader import SpiffeID, TLSLoaderError
 from tlsloader.grpc import channel
 
@@ -77,7 +78,9 @@ class ByCertificate:
         """Put a dialer behind the channel that expects exactly this sandbox."""
         try:
             dialer = self._dialer(
-                expected=SpiffeID.parse(door.spiffe_id), address=door.address
+                expected=SpiffeID.parse(door.spiffe_id),
+                address=door.address,
+                on_connected=begun("router.handshake"),
             )
             return Line(await dialer.start(), dialer.aclose)
         except (TLSLoaderError, ValueError, OSError) as error:

@@ -69,6 +69,7 @@ from serving._flags import (
     LOG_LEVEL,
     MATCHER,
     NUMBER,
+    OTLP,
     PAIR,
     PATH,
     SIZE,
@@ -88,6 +89,14 @@ from serving._run import announce, run
 from serving._scrape import start_metrics
 from serving._serve import Door, Hosted, new_server, serve, stop_on_signals
 from serving._settings import flag, parse, read, retold
+from serving._tracing import (
+    begun,
+    carried,
+    load_tracing,
+    otlp_flag,
+    span,
+    tracing,
+)
 
 __all__ = [
     "ADDRESS",
@@ -107,6 +116,7 @@ __all__ = [
     "LOG_LEVEL",
     "MATCHER",
     "NUMBER",
+    "OTLP",
     "PAIR",
     "PATH",
     "SIZE",
@@ -132,12 +142,16 @@ __all__ = [
     "Table",
     "aborting",
     "announce",
+    "begun",
     "bound",
+    "carried",
     "configure_logging",
     "denied",
     "flag",
     "follow_identity",
+    "load_tracing",
     "new_server",
+    "otlp_flag",
     "parse",
     "print_faults",
     "read",
@@ -145,6 +159,8 @@ __all__ = [
     "retold",
     "run",
     "serve",
+    "span",
     "start_metrics",
     "stop_on_signals",
+    "tracing",
 ]

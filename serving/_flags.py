@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 import click
 
@@ -24,6 +25,7 @@ __all__ = [
     "LOG_LEVEL",
     "MATCHER",
     "NUMBER",
+    "OTLP",
     "PAIR",
     "PATH",
     "SIZE",
@@ -164,6 +166,15 @@ def _workload_api(text: str) -> str:
     return text
 
 
+def _otlp(text: str) -> str:
+    found = urlsplit(text)
+    if found.scheme not in {"http", "https"} or not found.hostname:
+        _refuse(text, "a URL such as http://127.0.0.1:4317")
+    if found.username or found.password:
+        raise ValueError("no secrets in the URL of a collector")
+    return text
+
+
 def _trust_bundle(text: str) -> tuple[str, Path]:
     domain, separator, file = text.partition("=")
     if not separator:
@@ -203,5 +214,7 @@ TRUST_BUNDLE = FlagType("trust-domain=file", _trust_bundle)
 """→ (trust domain, `Path`); meant for ``flag(mapping=True)``."""
 WORKLOAD_API = FlagType("unix:///path", _workload_api)
 """The socket of a SPIFFE agent → the text itself."""
+OTLP = FlagType("url", _otlp)
+"""Where a collector takes traces by OTLP over gRPC → the text itself."""
 LOG_LEVEL = click.Choice(["debug", "info", "warning", "error"])
 """→ the word itself."""

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 import tlsloader
 from serving._faults import ListenError
 from serving._health import Health
+from serving._tracing import call_spans
 from tlsloader.grpc import SERVER_OPTIONS
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ def new_server(
 ) -> grpc.aio.Server:
     """Return a server with the mesh's options and, if given, its *health*.
 
+    Within `tracing` each call gets its span, outside of all else.
+
     *interceptors*: outermost first. *reflection_of*: full service names to tell to
     everybody who asks; off (empty) outside development. *options*: the Router, which
     adds metadata, gives ``tlsloader.grpc.FRONT_SERVER_OPTIONS``.
     """
     server = grpc.aio.server(
-        interceptors=list(interceptors),
+        interceptors=[*call_spans(), *interceptors],
         options=list(options),
         maximum_concurrent_rpcs=max_concurrent_calls,
     )

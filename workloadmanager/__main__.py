@@ -29,6 +29,7 @@ from serving import (
     serve,
     start_metrics,
     stop_on_signals,
+    tracing,
 )
 from workloadmanager._census import Registry
 from workloadmanager._door import Entrance, entrance
@@ -67,6 +68,8 @@ async def main(settings: Settings) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         received = stack.enter_context(stop_on_signals(stop))
+        traces = tracing("workloadmanager", settings.otlp_endpoint)
+        await stack.enter_async_context(traces)
         state = _state(settings)
         stack.callback(state.close)
         try:
@@ -83,7 +86,9 @@ async def main(settings: Settings) -> None:
         door = door._replace(jobs=(*door.jobs, *following))
         identities = _identities(settings, issuer, door)
         plan = _plan(settings, state, door.own_id)
-        forks = ForkServer(plan.python, plan.environment())
+        forks = ForkServer(
+            plan.python, plan.environment(), traces=plan.otlp_endpoint is not None
+        )
         await stack.enter_async_context(forks.running())
         registry = Registry()
         engine = LocalEngine(
@@ -216,6 +221,7 @@ def _plan(settings: Settings, state: StateFolder, own_id: str) -> Plan:
         python=str(settings.picod_python),
         log_level=settings.log_level,
         path=_PATH,
+        otlp_endpoint=settings.otlp_endpoint,
     )
 
 

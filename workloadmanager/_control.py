@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc, principal_pb2
+from serving import carried
 from workloadmanager._engine import Activity
 from workloadmanager._errors import RenewalError
 from workloadmanager._values import Isolation
@@ -84,12 +85,14 @@ class Control:
 
     async def bind(self, binding: Binding, patience: float = _PATIENCE) -> None:
         """Give the sandbox its session."""
-        await self._stub.Bind(binding_to_wire(binding), timeout=patience)
+        request = binding_to_wire(binding)
+        await self._stub.Bind(request, timeout=patience, metadata=carried())
 
     async def report(self, patience: float = _PATIENCE) -> Report:
         """Ask the sandbox how it is."""
         request = picod_pb2.StatusRequest()
-        return Report.of(await self._stub.Status(request, timeout=patience))
+        status = await self._stub.Status(request, timeout=patience, metadata=carried())
+        return Report.of(status)
 
     async def renew(self, given: Handover) -> None:
         """Hand the sandbox its next identity.

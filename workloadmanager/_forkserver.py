@@ -37,9 +37,15 @@ class ForkServer:
     """
 
     def __init__(
-        self, python: str, environment: Mapping[str, str], *, clock: Clock = SYSTEM
+        self,
+        python: str,
+        environment: Mapping[str, str],
+        *,
+        traces: bool = False,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._argv = [python, "-I", "-m", "picod.forkserver"]
+        self._argv += ["--traces"] if traces else []
         self._environment, self._clock = environment, clock
         self._orders: socket.socket | None = None
         self._there = asyncio.Event()

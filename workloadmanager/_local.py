@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from authority import AuthorityError
+from serving import span
 from tlsloader import SpiffeID
 from workloadmanager import _ids
 from workloadmanager._census import Registry, end_all
@@ -106,14 +107,17 @@ class LocalEngine:
         self, box: _Box, template: Template, binding: Binding | None
     ) -> Sandbox:
         sandbox_id = box.place.sandbox_id
-        given = await self._identity(sandbox_id)
+        with span("engine.identity"):
+            given = await self._identity(sandbox_id)
         box.place = replace(box.place, uid=await self._uids.take())
         box.place.folder.mkdir(mode=0o700)
-        process, newborn = await self._launch(box, template, _handed(given, binding))
-        try:
-            said = await newborn.ready(process)
-        finally:
-            newborn.close()
+        with span("engine.start"):
+            handed = _handed(given, binding)
+            process, newborn = await self._launch(box, template, handed)
+            try:
+                said = await newborn.ready(process)
+            finally:
+                newborn.close()
         if process.ended.is_set():
             raise SandboxStartError("PicoD ended while it was made ready")
         box.made = True
@@ -135,7 +139,8 @@ class LocalEngine:
         if box is None or box.control is None or box.ending:
             raise BindingError(f"{sandbox_id} is gone")
         try:
-            await box.control.bind(binding, _BIND)
+            with span("engine.bind"):
+                await box.control.bind(binding, _BIND)
         except grpc.aio.AioRpcError as error:
             raise BindingError(_text(error)) from error
 

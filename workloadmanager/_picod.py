@@ -34,6 +34,7 @@ class Plan:
     python: str = sys.executable
     path: str = "/usr/local/bin:/usr/bin:/bin"
     log_level: str = "info"
+    otlp_endpoint: str | None = None
     orphan_timeout: float = 900.0
 
     def flags(self, template: Template) -> list[str]:
@@ -45,6 +46,8 @@ class Plan:
         argv += ["--allow-network"] if template.allow_network else []
         argv += ["--orphan-timeout", f"{self.orphan_timeout:.3f}s"]
         argv += ["--log-level", self.log_level]
+        if self.otlp_endpoint is not None:
+            argv += ["--otlp-endpoint", self.otlp_endpoint]
         if template.python:
             argv += ["--python", template.python]
         for name in template.imports:

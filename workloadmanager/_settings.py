@@ -21,6 +21,7 @@ from serving import (
     SPIFFE_ID,
     TRUST_DOMAIN,
     flag,
+    otlp_flag,
 )
 from workloadmanager._demand import Bounds, Capacity
 from workloadmanager._ids import is_label
@@ -128,6 +129,7 @@ class Settings(IssuerFlags):
     metrics_listen: str = flag(
         "--metrics-listen", LISTEN, default="127.0.0.1:0", help="Prometheus, by HTTP"
     )
+    otlp_endpoint: str | None = otlp_flag()
     log_level: str = flag(
         "--log-level", LOG_LEVEL, default="info", help="How much is logged"
     )
