@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import (
     trace_service_pb2,
     trace_service_pb2_grpc,
 )
+from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ __all__ = ["Collector", "Span", "collector", "provider"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span; times in nanoseconds since the epoch, ids in hexadecimal."""
+    """One span; times in nanoseconds since the epoch, ids in hexadecimal.
+
+    *asking*: it waits for another service (a span of kind client).
+    """
 
     trace: str
     id: str
@@ -34,7 +38,15 @@ class Span:
     name: str
     began: int
     ended: int
+    asking: bool = False
     attributes: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def within(self, other: Span) -> Span:
+        """Return this, cut to the time of *other*."""
+        began = min(max(self.began, other.began), other.ended)
+        return replace(
+            self, began=began, ended=max(began, min(self.ended, other.ended))
+        )
 
 
 @dataclass(slots=True)
@@ -111,6 +123,7 @@ def _of_wire(wire: Any, service: str) -> Span:
         name=wire.name,
         began=wire.start_time_unix_nano,
         ended=wire.end_time_unix_nano,
+        asking=wire.kind == trace_pb2.Span.SPAN_KIND_CLIENT,
         attributes=_text(wire.attributes),
     )
 
@@ -126,6 +139,7 @@ def _of_ours(span: ReadableSpan) -> Span:
         name=span.name,
         began=span.start_time or 0,
         ended=span.end_time or 0,
+        asking=span.kind is trace.SpanKind.CLIENT,
         attributes={key: str(value) for key, value in (span.attributes or {}).items()},
     )
 
