@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 import tempfile
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,18 +21,23 @@ from cryptography import x509
 from auth import PRINCIPAL_METADATA, Principal, Signer, SigningKeys
 from benchmarks._machine import services
 from clock import SYSTEM
-from cubemesh import AsyncSandbox, Profile
+from cubemesh import Profile
+from cubemesh._plan import SANDBOX_TRUST_DOMAIN, TRUST_DOMAIN
+from cubemesh.v1 import workloadmanager_pb2 as wm
+from cubemesh.v1.workloadmanager_pb2_grpc import WorkloadManagerStub
 from tlsloader import BundlePaths, Dialer, FileSource, Paths, SpiffeID
 from tlsloader.grpc import CHANNEL_OPTIONS, channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from cubemesh.v1.workloadmanager_pb2_grpc import WorkloadManagerAsyncStub
+
 __all__ = ["Direct", "Mesh", "Mode", "direct", "mesh", "routed"]
 
 Mode = Literal["mtls", "jwt"]
-_TRUST_DOMAIN = "cluster.local"
 _STARTED = 60.0
+_ANSWER = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,28 @@ class Mesh:
     @property
     def router(self) -> int:
         """The Router's process."""
-        return dict(services(self.supervisor))["router"]
+        return self.routers[0]
+
+    @property
+    def routers(self) -> list[int]:
+        """All processes of the Router: with workers there are several."""
+        return [pid for room, pid in services(self.supervisor) if room == "router"]
+
+    @property
+    def manager(self) -> int:
+        """The WorkloadManager's process."""
+        return dict(services(self.supervisor))["workloadmanager"]
 
     @property
     def identity(self) -> Paths:
         """The Router's own identity, for the same call without the Router."""
         own = self.folder / "state" / "identities" / "router"
-        return Paths(own / "key.pem", own / "svid.pem", self.bundle(_TRUST_DOMAIN))
+        return Paths(own / "key.pem", own / "svid.pem", self.bundle(TRUST_DOMAIN))
+
+    @property
+    def foreign(self) -> dict[str, Path]:
+        """The roots of the sandboxes."""
+        return {SANDBOX_TRUST_DOMAIN: self.bundle(SANDBOX_TRUST_DOMAIN)}
 
     def bundle(self, trust_domain: str) -> Path:
         """Where a trust domain's roots are."""
@@ -69,14 +88,6 @@ class Mesh:
         """Where the sandboxes' sockets are."""
         manager = psutil.Process(dict(services(self.supervisor))["workloadmanager"])
         return Path(dict(pairwise(manager.cmdline()))["--runtime"])
-
-    def made(self, session_id: str) -> dict[str, str]:
-        """Return what the WorkloadManager has logged of a session that it made."""
-        log = self.folder / "state" / "logs" / "workloadmanager.log"
-        for line in log.read_text().splitlines():
-            if session_id in line and '"session ready"' in line:
-                return {key: str(value) for key, value in json.loads(line).items()}
-        raise LookupError(session_id)
 
     def signing_keys(self) -> tuple[Path, Path]:
         """Return the Router's keys in jwt mode: private, public."""
@@ -154,29 +165,49 @@ class Direct:
 
 
 @asynccontextmanager
-async def direct(at: Mesh, sandbox: AsyncSandbox) -> AsyncIterator[Direct]:
-    """Open the Router's way to the PicoD of *sandbox*."""
-    made = at.made(sandbox.session_id)
+async def direct(at: Mesh, session_id: str) -> AsyncIterator[Direct]:
+    """Open the Router's way to the PicoD of a session."""
+    source = await FileSource.load(at.identity, BundlePaths(at.foreign))
+    told = await _ask_manager(at, source, session_id)
     caller = _caller(Path(at.profile.cert_file))
-    address = f"unix:{at.runtime}/{made['sandbox_id']}/data.sock"
+    metadata: tuple[tuple[str, str | bytes], ...]
     if at.mode == "jwt":
         keys = await SigningKeys.load(*at.signing_keys())
-        token = Signer(keys).token(sandbox.session_id, made["sandbox_id"], caller)
-        metadata: tuple[tuple[str, str | bytes], ...]
+        token = Signer(keys).token(session_id, told.sandbox_id, caller)
         metadata = (("authorization", f"Bearer {token}"),)
-        async with channel(address) as opened:
-            yield Direct(opened, metadata, address, "")
+        async with channel(told.address) as opened:
+            yield Direct(opened, metadata, told.address, "")
         return
-    expected = SpiffeID.parse(made["spiffe_id"])
-    foreign = {expected.trust_domain: at.bundle(expected.trust_domain)}
-    source = await FileSource.load(at.identity, BundlePaths(foreign))
-    dialer = Dialer(source, expected=expected, address=address)
-    try:
-        async with channel(await dialer.start()) as opened:
-            metadata = ((PRINCIPAL_METADATA, caller.encode()),)
-            yield Direct(opened, metadata, address, str(expected))
-    finally:
-        await dialer.aclose()
+    metadata = ((PRINCIPAL_METADATA, caller.encode()),)
+    async with _dialled(source, told.spiffe_id, told.address) as opened:
+        yield Direct(opened, metadata, told.address, told.spiffe_id)
+
+
+async def _ask_manager(
+    at: Mesh, source: FileSource, session_id: str
+) -> wm.SandboxSession:
+    """Return what the Router knows of a session."""
+    router = dict(pairwise(psutil.Process(at.router).cmdline()))
+    identity, address = router["--workloadmanager-id"], router["--workloadmanager"]
+    async with _dialled(source, identity, address) as opened:
+        stub: WorkloadManagerAsyncStub = WorkloadManagerStub(opened)
+        answer = await stub.GetSession(
+            wm.GetSessionRequest(session_id=session_id), timeout=_ANSWER
+        )
+    session: wm.SandboxSession = answer.session
+    return session
+
+
+@asynccontextmanager
+async def _dialled(
+    source: FileSource, identity: str, address: str
+) -> AsyncIterator[grpc.aio.Channel]:
+    expected = SpiffeID.parse(identity)
+    async with (
+        aclosing(Dialer(source, expected=expected, address=address)) as dialer,
+        channel(await dialer.start()) as opened,
+    ):
+        yield opened
 
 
 def _caller(certificate: Path) -> Principal:

@@ -1,0 +1,158 @@
+"""A run as tables: figures beside targets, and what of it is to be believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks._setup import MODES
+from benchmarks._stages import STAGES, middle
+from benchmarks._targets import MESH, PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from benchmarks._results import Outcome, Results
+    from benchmarks._targets import Cell
+
+__all__ = ["Sheet", "line", "sheets", "warnings"]
+
+_QUIET: Final = 0.1  # cores that others may use: then absolute figures mean something
+_ENDS: Final = ("before", "after")
+_MOVED: Final = 1.1  # by how much the yardstick may differ within a run
+_COLOURS: Final = {True: "green", False: "red", None: ""}
+
+
+class Figure(NamedTuple):
+    """One figure as it is shown; *met*: whether it keeps its target, if it has one."""
+
+    text: str
+    met: bool | None = None
+
+
+class Sheet(NamedTuple):
+    """A table: its title, its columns, and rows of cells of figures."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[list[Figure]]]
+
+    def table(self) -> Table:
+        """Return it for a terminal."""
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            cells = ([Text(f.text, _COLOURS[f.met]) for f in cell] for cell in row)
+            table.add_row(*(Text("\n").join(cell) for cell in cells))
+        return table
+
+    def markdown(self) -> str:
+        """Return it for a document."""
+        lines = [self.columns, ["---"] * len(self.columns)]
+        lines += [
+            [", ".join(f.text for f in cell) for cell in row] for row in self.rows
+        ]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"**{self.title}**\n\n{body}\n"
+
+
+def sheets(results: Results) -> Iterator[Sheet]:
+    """Yield what there is: by mode, of parts without a mesh, and by stage."""
+    mesh = [
+        [
+            [Figure(row.name)],
+            *(_cell(row.cells(results, mode)) for mode in MODES),
+            [Figure(row.agentcube)],
+        ]
+        for row in MESH
+        if any(f"{row.case}@{mode}" in results.cases for mode in MODES)
+    ]
+    parts = [
+        [[Figure(row.name)], _cell(row.cells(results))]
+        for row in PARTS
+        if row.case in results.cases
+    ]
+    for sheet in (
+        Sheet("The mesh", ["figure", *MODES, "AgentCube"], mesh),
+        Sheet("Its parts", ["figure", "measured"], parts),
+        _stages(results),
+    ):
+        if sheet.rows:
+            yield sheet
+
+
+def _cell(cells: Iterable[Cell]) -> list[Figure]:
+    found = list(cells)
+    if all(each.value is None for each in found):
+        return [Figure(found[0].why)]
+    return [_figure(each) for each in found if each.value is not None]
+
+
+def _figure(cell: Cell) -> Figure:
+    assert cell.value is not None  # noqa: S101 - the caller looked
+    bound = cell.bound
+    stat = f"{bound.stat} " if bound.stat in {"p50", "p99"} else ""
+    text = f"{stat}{_number(cell.value)} {cell.unit}"
+    if bound.limit is None:
+        return Figure(text)
+    met = bound.met(cell.value)
+    sign = {"<=": "≤", ">=": "≥"}[bound.relation]
+    return Figure(f"{text} ({sign} {bound.limit:g}: {'ok' if met else 'no'})", met)
+
+
+def _stages(results: Results) -> Sheet:
+    bars = {
+        name.removeprefix("stages/"): middle(outcome.series)
+        for name, outcome in results.cases.items()
+        if name.startswith("stages/") and outcome.series
+    }
+    rows = [
+        [
+            stage,
+            *(_number(took[stage]) if stage in took else "" for took in bars.values()),
+        ]
+        for stage in STAGES
+        if any(stage in took for took in bars.values())
+    ]
+    if rows:
+        rows.append(["all", *(_number(sum(took.values())) for took in bars.values())])
+    title = "Create to first result by stage, ms (traced, mean of the middle half)"
+    shown = [[[Figure(text)] for text in row] for row in rows]
+    return Sheet(title, ["stage", *bars], shown)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def line(name: str, outcome: Outcome) -> str:
+    """Return one case in a line, as soon as it is over."""
+    if outcome.missing:
+        return f"{name}: not available: {outcome.missing}"
+    if outcome.failed:
+        return f"{name}: FAILED: {outcome.failed}"
+    told = []
+    for title, series in outcome.series.items():
+        if series.histogram:
+            p50, p99 = (_number(series.percentile(p)) for p in (50, 99))
+            told.append(f"{title} {p50} / {p99} ms")
+        else:
+            told.append(f"{title} {_number(series.typical)} {series.unit}")
+    return f"{name}: {', '.join(told[:4])} [{outcome.seconds:.0f} s]"
+
+
+def warnings(results: Results) -> Iterator[str]:
+    """Yield what speaks against believing absolute figures."""
+    others = results.machine["others_cores"]
+    if others > _QUIET:
+        cores = results.machine["cores"]
+        yield (
+            f"others used {others:g} of {cores} cores meanwhile: trust the ratios only"
+        )
+    before, after = (results.yardstick[name].percentile(50) for name in _ENDS)
+    if max(before, after) > _MOVED * min(before, after):
+        yield (
+            f"a gRPC echo took {before:.2f} ms before the run and {after:.2f} ms after "
+            "it: the machine itself has changed meanwhile"
+        )

@@ -1,0 +1,223 @@
+"""What the project sets itself, row by row, and what AgentCube's own Go does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks._results import Results
+    from benchmarks._series import Series
+
+__all__ = ["MESH", "PARTS", "Bound", "Cell", "Row"]
+
+Stat = Literal["p50", "p99", "typical", "most", "least"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A figure of a series, and what it may be; *limit* ``None``: it is only told."""
+
+    series: str
+    stat: Stat
+    relation: Literal["<=", ">="] = "<="
+    limit: float | None = None
+
+    def of(self, series: Series) -> float:
+        """Return the figure."""
+        match self.stat:
+            case "p50":
+                return series.percentile(50)
+            case "p99":
+                return series.percentile(99)
+            case "most":
+                return max(series.samples)
+            case "least":
+                return min(series.samples)
+            case _:
+                return series.typical
+
+    def met(self, value: float) -> bool:
+        """Whether *value* keeps the bound."""
+        if self.limit is None:
+            return True
+        return value <= self.limit if self.relation == "<=" else value >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure that was measured, or *why* it was not."""
+
+    bound: Bound
+    unit: str = ""
+    value: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: a case, its bounds by mode, AgentCube's figure.
+
+    Without *mtls* the bounds are the same in both modes.
+    """
+
+    name: str
+    case: str
+    jwt: tuple[Bound, ...]
+    mtls: tuple[Bound, ...] = ()
+    agentcube: str = ""
+
+    def cells(self, results: Results, mode: str = "") -> Iterator[Cell]:
+        """Yield what *results* hold for *mode*; "" where there are none."""
+        outcome = results.cases.get(f"{self.case}@{mode}" if mode else self.case)
+        for bound in self.mtls if mode == "mtls" and self.mtls else self.jwt:
+            if outcome is None:
+                yield Cell(bound, why="not run")
+            elif (series := outcome.series.get(bound.series)) is None:
+                yield Cell(bound, why=outcome.missing or outcome.failed or "not run")
+            else:
+                yield Cell(bound, series.unit, bound.of(series))
+
+
+def _latency(p50: float | None, p99: float | None = None) -> tuple[Bound, ...]:
+    middle = Bound("latency", "p50", "<=", p50)
+    return (middle, Bound("latency", "p99", "<=", p99))
+
+
+def _at_most(limit: float, series: str) -> Bound:
+    return Bound(series, "typical", "<=", limit)
+
+
+def _at_least(limit: float | None, series: str) -> Bound:
+    return Bound(series, "typical", ">=", limit)
+
+
+def _all_served(limit: float) -> tuple[Bound, ...]:
+    return (Bound("last", "most", "<=", limit), Bound("served", "least", ">=", 100))
+
+
+MESH: Final = (
+    Row(
+        "create → RunCode, warm",
+        "create/warm/run_code/bwrap/serial",
+        _latency(8, 20),
+        _latency(12, 30),
+    ),
+    Row(
+        "create → RunCode, cold",
+        "create/cold/run_code/bwrap/serial",
+        _latency(32),
+        _latency(38),
+    ),
+    Row(
+        "create → Execute, warm",
+        "create/warm/execute/bwrap/serial",
+        _latency(None),
+    ),
+    Row(
+        "create → Execute, cold",
+        "create/cold/execute/bwrap/serial",
+        _latency(None),
+    ),
+    Row(
+        "create → RunCode, 8 at once, pool of 2: misses",
+        "create/miss/run_code",
+        (Bound("latency, cold", "p50"), Bound("latency, cold", "p99")),
+    ),
+    Row(
+        "100 creates at once, pool of 8: the last",
+        "create/warm/run_code/bwrap/100",
+        _all_served(2000),
+        _all_served(2500),
+    ),
+    Row(
+        "RunCode in a live context",
+        "code/live",
+        _latency(1.5, 5),
+        agentcube="16.1 ms",
+    ),
+    Row(
+        "Router hop, Stat, p50",
+        "hop/stat",
+        (_at_most(0.5, "hop"),),
+        (_at_most(0.75, "hop"),),
+        agentcube="1.4 ms",
+    ),
+    Row(
+        "small calls by one core of the Router",
+        "rate/stat/1",
+        (_at_least(2500, "per core"), _at_least(65, "of bare")),
+        (_at_least(2000, "per core"), _at_least(55, "of bare")),
+        agentcube="1,343/s",
+    ),
+    Row("calls/s, 1 worker", "rate/stat/1", (_at_least(None, "rate"),)),
+    Row("calls/s, 2 workers", "rate/stat/2", (_at_least(None, "rate"),)),
+    Row(
+        "Execute(true)",
+        "exec/true",
+        (Bound("latency", "p50", "<=", 2.1), _at_least(1000, "rate")),
+        agentcube="2.14 ms, 928/s",
+    ),
+    Row(
+        "file read through the Router",
+        "bulk/read",
+        (_at_least(50, "share"), _at_least(460, "routed")),
+        (_at_least(40, "share"),),
+        agentcube="14 %, 460 MB/s",
+    ),
+    Row(
+        "file written through the Router",
+        "bulk/write",
+        (_at_least(None, "share"), _at_least(None, "routed")),
+        agentcube="92 %, 382 MB/s",
+    ),
+    Row(
+        "output through the Router",
+        "bulk/output",
+        (_at_least(None, "share"), _at_least(None, "routed")),
+    ),
+    Row(
+        "creates sustained, warm",
+        "create/sustained/warm",
+        (_at_least(100, "rate"),),
+        (_at_least(80, "rate"),),
+        agentcube="16.7/s",
+    ),
+    Row(
+        "creates sustained, cold",
+        "create/sustained/cold",
+        (_at_least(50, "rate"),),
+        (_at_least(40, "rate"),),
+        agentcube="50/s",
+    ),
+    Row(
+        "an idle sandbox, PSS, 20 alive",
+        "memory/idle",
+        (_at_most(12, "sandbox"),),
+        (_at_most(13, "sandbox"),),
+        agentcube="11.9 MiB (RSS)",
+    ),
+    Row(
+        "sandboxes held before p99 doubles",
+        "memory/held",
+        (_at_least(None, "held"),),
+    ),
+)
+"""By mode: jwt and mtls."""
+
+PARTS: Final = (
+    Row("gate, a call", "identity/gate", (_at_most(10, "gate"),)),
+    Row("a new peer judged", "identity/judge", (_at_most(0.3, "verify"),)),
+    Row("a known peer judged again", "identity/judge", (_at_most(10, "recheck"),)),
+    Row("own identity loaded", "identity/judge", (_at_most(5, "load"),)),
+    Row("calls/s, of gRPC's TLS", "tls/calls", (_at_least(1, "ratio of rates"),)),
+    Row("p50 above gRPC's TLS", "tls/calls", (_at_most(0.2, "p50 above"),)),
+    Row("first call", "tls/calls", (Bound("first call, ours", "p50", "<=", 8),)),
+    Row("a connected target", "tls/targets", (_at_most(400, "ours"),)),
+    Row("the same by gRPC's TLS", "tls/targets", (Bound("native", "typical"),)),
+    Row("an idle loader, of a core", "tls/loader", (_at_most(0.5, "cpu"),)),
+    Row("traces that are off, a call", "traces/off", (_at_most(3, "call"),)),
+)
+"""Without a mesh."""

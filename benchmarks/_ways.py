@@ -1,0 +1,138 @@
+"""The same calls on several ways: by the Router, without it, by a bare forwarder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from benchmarks._mesh import direct, routed
+from benchmarks._setup import TEMPLATE
+from cubemesh import AsyncSandbox
+from cubemesh._plan import SANDBOX_TRUST_DOMAIN, TRUST_DOMAIN
+from cubemesh.v1 import picod_pb2 as pb
+from cubemesh.v1.picod_pb2_grpc import PicoDStub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from benchmarks._mesh import Direct, Mesh
+    from cubemesh.v1.picod_pb2_grpc import PicoDAsyncStub
+
+__all__ = ["Way", "Ways", "ways"]
+
+_SESSION = "x-agentcube-session-id"
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to one sandbox; *pid* is the process that passes calls on, 0: none does."""
+
+    stub: PicoDAsyncStub
+    metadata: Sequence[tuple[str, str | bytes]]
+    pid: int = 0
+
+    async def stat(self) -> None:
+        """Make the smallest useful call."""
+        request = pb.StatRequest(path=b".")
+        await self.stub.Stat(request, metadata=self.metadata, timeout=_PATIENCE)
+
+    async def true(self) -> None:
+        """Run ``true`` to its end."""
+        await self.execute("true")
+
+    async def execute(self, *argv: str) -> int:
+        """Run a command to its end; return how many bytes it wrote."""
+        request = pb.ExecuteRequest(argv=argv)
+        call = self.stub.Execute(request, metadata=self.metadata, timeout=2 * _PATIENCE)
+        return await _size(call, lambda event: event.output.data)
+
+    async def read(self, path: bytes) -> int:
+        """Read a file; return its size."""
+        request = pb.ReadFileRequest(path=path)
+        call = self.stub.ReadFile(request, metadata=self.metadata)
+        return await _size(call, lambda part: part.data)
+
+    async def write(self, path: bytes, pieces: int, piece: bytes) -> int:
+        """Write a file of so many times the same *piece*; return its size."""
+        opened = pb.WriteFileRequest.Open(
+            path=path, mode=pb.WriteFileRequest.Open.MODE_TRUNCATE
+        )
+        size = pieces * len(piece)
+
+        async def parts() -> AsyncIterator[pb.WriteFileRequest]:
+            yield pb.WriteFileRequest(open=opened)
+            for _ in range(pieces):
+                yield pb.WriteFileRequest(data=piece)
+            yield pb.WriteFileRequest(commit=pb.WriteFileRequest.Commit(size=size))
+
+        answer = await self.stub.WriteFile(parts(), metadata=self.metadata)
+        return int(answer.info.size)
+
+
+async def _size(call: Any, data: Callable[[Any], bytes]) -> int:
+    """Read *call* to its end; return how many bytes of *data* it brought."""
+    size = 0
+    while (message := await call.read()) is not grpc.aio.EOF:
+        size += len(data(message))
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """To one sandbox: as its owner, as the Router, and through the bare forwarder."""
+
+    sandbox: AsyncSandbox
+    routed: Way
+    direct: Way
+    bare: Way
+
+
+@asynccontextmanager
+async def ways(at: Mesh) -> AsyncIterator[Ways]:
+    """Make a sandbox, and open all ways to it."""
+    async with AsyncExitStack() as stack:
+        made = await AsyncSandbox.create(profile=at.profile, template=TEMPLATE)
+        sandbox = await stack.enter_async_context(made)
+        front = await stack.enter_async_context(routed(at))
+        behind = await stack.enter_async_context(direct(at, sandbox.session_id))
+        pid, bare = await stack.enter_async_context(_forwarder(at, behind))
+        named = ((_SESSION, sandbox.session_id),)
+        yield Ways(
+            sandbox,
+            Way(PicoDStub(front), named, at.router),
+            Way(PicoDStub(behind.channel), behind.metadata),
+            Way(PicoDStub(bare), behind.metadata, pid),
+        )
+
+
+@asynccontextmanager
+async def _forwarder(
+    at: Mesh, to: Direct
+) -> AsyncIterator[tuple[int, grpc.aio.Channel]]:
+    """Run the bare forwarder in front of the same PicoD; yield its pid and channel."""
+    identity = at.identity
+    foreign = at.bundle(SANDBOX_TRUST_DOMAIN)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks._forwarder"),
+        *("--key", identity.key, "--chain", identity.chain),
+        *("--bundle", identity.bundle, "--to", to.address),
+        *("--foreign", f"{SANDBOX_TRUST_DOMAIN}={foreign}"),
+        *("--expected", to.spiffe_id, "--admit", f"spiffe://{TRUST_DOMAIN}/user/"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None  # noqa: S101
+    try:
+        ready: dict[str, Any] = json.loads(await process.stdout.readline())
+        async with routed(at, ready["listen"]) as opened:
+            yield process.pid, opened
+    finally:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,110 @@
+"""Calls to a sandbox that is there."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from benchmarks._case import MODES, At, Setup, case
+from benchmarks._drive import flood, paced
+from benchmarks._series import Series, in_rounds, latency
+from benchmarks._ways import ways
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from benchmarks._case import Measured
+
+__all__: list[str] = []
+
+IN_FLIGHT: Final = 64
+_WARM_UP: Final = 200
+
+
+@case("hop/stat@{mode}", depth="quick", mode=MODES)
+async def hop(at: At, **_: str) -> Measured:
+    """Call by turns through the Router, a bare forwarder, and neither."""
+    async with ways(at.mesh) as to:
+        ends = {
+            "routed": to.routed.stat,
+            "bare": to.bare.stat,
+            "direct": to.direct.stat,
+        }
+        took = await _by_turns(ends, seconds=at.seconds(6))
+    straight = took["direct"].percentile(50)
+    took["hop"] = _above(took["routed"], straight)
+    took["bare hop"] = _above(took["bare"], straight).beside()
+    for name in ("bare", "direct"):
+        took[name] = took[name].beside()
+    return {"hop": took.pop("hop"), **took}
+
+
+async def _by_turns(
+    ends: Mapping[str, Callable[[], Awaitable[None]]], *, seconds: float
+) -> dict[str, Series]:
+    """Act each in its turn, so that the machine's moods meet all of them alike."""
+    samples: dict[str, list[float]] = {name: [] for name in ends}
+    for _ in range(_WARM_UP):
+        for act in ends.values():
+            await act()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        for name, act in ends.items():
+            began = time.perf_counter()
+            await act()
+            samples[name].append((time.perf_counter() - began) * 1000)
+    return {name: latency(in_rounds(taken)) for name, taken in samples.items()}
+
+
+def _above(whole: Series, part: float) -> Series:
+    """Return, round by round, how far the median is above *part*."""
+    rounds = [[latency([each]).percentile(50) - part] for each in whole.rounds]
+    return Series("ms", "lower", rounds)
+
+
+@case(
+    "rate/stat/{workers}@{mode}",
+    needs=lambda mode, workers: Setup(mode, workers=int(workers)),
+    mode=MODES,
+    workers=("1", "2"),
+)
+async def rate(at: At, **_: str) -> Measured:
+    """Count small calls in a second, 64 in flight, beside a bare forwarder."""
+    async with ways(at.mesh) as to:
+        ours = await flood(
+            to.routed.stat,
+            in_flight=IN_FLIGHT,
+            seconds=at.seconds(4),
+            pids=at.mesh.routers,
+        )
+        bare = await flood(
+            to.bare.stat,
+            in_flight=IN_FLIGHT,
+            seconds=at.seconds(3),
+            pids=[to.bare.pid],
+        )
+    share = ours["per core"].typical / bare["per core"].typical
+    theirs = {f"bare {name}": series.beside() for name, series in bare.items()}
+    return {**ours, **theirs, "of bare": Series("%", "higher", [[100 * share]])}
+
+
+@case("exec/true@{mode}", depth="quick", mode=MODES)
+async def execute(at: At, **_: str) -> Measured:
+    """Run `true` in a sandbox that is there: one at a time, and 64 in flight."""
+    async with ways(at.mesh) as to:
+        alone = await paced(
+            to.routed.true, seconds=at.seconds(3), warm_up=_WARM_UP // 4
+        )
+        many = await flood(to.routed.true, in_flight=IN_FLIGHT, seconds=at.seconds(4))
+    return {**alone.series(), **many}
+
+
+@case("code/live@{mode}", depth="quick", mode=MODES)
+async def live_code(at: At, **_: str) -> Measured:
+    """Run ``1+1`` by RunCode in a context that is there, through the Router."""
+    async with ways(at.mesh) as to:
+
+        async def act() -> None:
+            await to.sandbox.run_code("1+1")
+
+        return (await paced(act, seconds=at.seconds(4), warm_up=20)).series()

@@ -1,0 +1,156 @@
+"""From asking for a sandbox to its first result."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from benchmarks._case import MODES, At, Setup, case
+from benchmarks._drive import burst, flood, paced
+from benchmarks._series import Series
+from benchmarks._servers import WORKS, CubeMesh
+from benchmarks._setup import LEVELS, TEMPLATE
+from clock import SYSTEM
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from benchmarks._case import Depth, Measured
+    from benchmarks._drive import Taken, Undo
+    from benchmarks._mesh import Mode
+    from benchmarks._servers import Box, Server, Work
+
+__all__ = ["AT_ONCE", "POOL", "SERIAL", "filled", "first_result"]
+
+SERIAL: Final = "serial"
+AT_ONCE: Final = (SERIAL, "8", "32", "100")
+POOL: Final = 8
+_SMALL_POOL, _DEMAND = 2, 8
+_UNDER_WAY: Final = 8  # creates that are sustained
+_FILLED: Final = 60.0
+
+
+def _depth(start: str, level: str, work: str, at_once: str, **_: str) -> Depth:
+    """One at a time of every kind; bursts where the isolation is what it should be."""
+    serial = at_once == SERIAL
+    if serial and level == "bwrap":
+        return "quick"
+    if serial or (level == "bwrap" and work == "run_code"):
+        return "standard"
+    few = level == "bwrap" and start == "cold" and at_once == "8"
+    return "standard" if few else "full"
+
+
+def _setup(mode: Mode, start: str, level: str = "bwrap", **_: str) -> Setup:
+    return Setup(mode, level, pool=POOL if start == "warm" else 0)
+
+
+@case(
+    "create/{start}/{work}/{level}/{at_once}@{mode}",
+    depth=_depth,
+    needs=_setup,
+    mode=MODES,
+    start=("cold", "warm"),
+    level=LEVELS,
+    work=WORKS,
+    at_once=AT_ONCE,
+)
+async def create(at: At, *, start: str, work: Work, at_once: str, **_: str) -> Measured:
+    """Time from create to the first result."""
+    server = CubeMesh(at.mesh.profile, TEMPLATE)
+    before = filled(server) if start == "warm" else None
+    seconds = at.seconds(3)
+    return await first_result(server, work, at_once, seconds=seconds, before=before)
+
+
+@case(
+    "create/miss/{work}@{mode}",
+    needs=lambda mode, **_: Setup(mode, pool=_SMALL_POOL),
+    mode=MODES,
+    work=WORKS,
+)
+async def miss(at: At, *, work: Work, **_: str) -> Measured:
+    """Time from create to the first result, 8 at once on a pool of 2, refilled."""
+    server, many = CubeMesh(at.mesh.profile, TEMPLATE), str(_DEMAND)
+    return await first_result(
+        server, work, many, seconds=at.seconds(4), before=filled(server)
+    )
+
+
+@case(
+    "create/sustained/{start}@{mode}",
+    needs=_setup,
+    mode=MODES,
+    start=("cold", "warm"),
+)
+async def sustained(at: At, **_: str) -> Measured:
+    """Create and destroy without a pause, eight under way."""
+    server = CubeMesh(at.mesh.profile, TEMPLATE)
+
+    async def act() -> Undo:
+        return _destroying(await server.create())
+
+    return await flood(act, in_flight=_UNDER_WAY, seconds=at.seconds(6))
+
+
+async def first_result(
+    server: Server,
+    work: Work,
+    at_once: str,
+    *,
+    seconds: float,
+    before: Callable[[], Awaitable[object]] | None = None,
+) -> Measured:
+    """Measure from create to the first result of *work* on any *server*."""
+
+    async def act() -> Undo:
+        box = await server.create()
+        try:
+            await getattr(box, work)()
+        except BaseException:
+            await asyncio.shield(box.destroy())
+            raise
+        return _destroying(box)
+
+    if at_once == SERIAL:
+        if before is not None:
+            await before()
+        return (await paced(act, seconds=seconds, warm_up=2)).series()
+    count = int(at_once)
+    taken = await burst(act, at_once=count, seconds=seconds, before=before)
+    return {**taken.series(), **_whole_bursts(taken, count)}
+
+
+def _destroying(box: Box) -> Undo:
+    """Return what ends *box*, and tells whether it came from a pool."""
+
+    async def undo() -> str | None:
+        try:
+            ahead = await box.made_ahead()
+        finally:
+            await box.destroy()
+        return None if ahead is None else "warm" if ahead else "cold"
+
+    return undo
+
+
+def _whole_bursts(taken: Taken, count: int) -> Measured:
+    """Tell when the last of each burst was served, and how many were."""
+    last = [[max(ms for ms, _ in each)] for each in taken.rounds if each]
+    served = [[100 * len(each) / count] for each in taken.rounds]
+    return {
+        "last": Series("ms", "lower", last),
+        "served": Series("%", "higher", served),
+    }
+
+
+def filled(server: Server) -> Callable[[], Awaitable[None]]:
+    """Return what waits until the pool of *server* has something."""
+
+    async def wait() -> None:
+        async with asyncio.timeout(_FILLED):
+            while await _destroying(await server.create())() != "warm":
+                await SYSTEM.sleep(0.1)
+        await SYSTEM.sleep(1)  # the rest of it
+
+    return wait

@@ -1,0 +1,127 @@
+"""What sandboxes cost that do nothing, and how many there can be."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from benchmarks._case import MODES, At, NotAvailableError, case
+from benchmarks._drive import paced
+from benchmarks._machine import descendants, pss_mib
+from benchmarks._series import Series
+from benchmarks._setup import TEMPLATE
+from benchmarks._ways import ways
+from clock import SYSTEM
+from cubemesh import AsyncSandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from benchmarks._case import Measured
+    from benchmarks._mesh import Mesh
+
+__all__: list[str] = []
+
+_ALIVE: Final = 20
+_MAKING: Final = 4
+_SETTLED: Final = 2.0
+_STEPS: Final = (25, 50, 100, 200, 400)
+_HELD_SECONDS: Final = 45.0
+_DOUBLE: Final = 2.0
+
+
+@case("memory/idle@{mode}", mode=MODES)
+async def idle(at: At, **_: str) -> Measured:
+    """Weigh all processes of an idle sandbox, 20 alive, each with its share (PSS)."""
+    mesh = at.mesh
+    before = _weight(mesh)
+    async with _held() as sandboxes:
+        await _more(sandboxes, mesh, _ALIVE)
+        await SYSTEM.sleep(_SETTLED)
+        after = _weight(mesh)
+    each = (after - before) / _ALIVE
+    return {"sandbox": Series("MiB", "lower", [[each]])}
+
+
+@case("memory/services@{mode}", mode=MODES)
+async def services(at: At, **_: str) -> Measured:
+    """Weigh Router and WorkloadManager of a mesh that does nothing (PSS)."""
+    mesh = at.mesh
+    pids = {"router": mesh.routers, "workloadmanager": [mesh.manager]}
+    return {
+        name: Series("MiB", "lower", [[sum(map(pss_mib, found))]])
+        for name, found in pids.items()
+    }
+
+
+@case("memory/held@{mode}", mode=MODES)
+async def held(at: At, **_: str) -> Measured:
+    """Find how many idle sandboxes there may be before calls take twice as long (p99).
+
+    It looks for at most 45 seconds, and makes at most 400.
+    """
+    mesh = at.mesh
+    until = time.monotonic() + at.seconds(_HELD_SECONDS)
+    async with ways(mesh) as to, _held() as sandboxes:
+        alone = (await paced(to.routed.stat, seconds=2)).series()["latency"]
+        limit, good = alone.percentile(99) * _DOUBLE, 0
+        for step in _STEPS:
+            await _more(sandboxes, mesh, step - len(sandboxes), until)
+            now = (await paced(to.routed.stat, seconds=2)).series()["latency"]
+            if now.percentile(99) > limit:
+                break
+            good = len(sandboxes)
+            if time.monotonic() > until:
+                break
+    return {
+        "held": Series("sandboxes", "higher", [[float(good)]]),
+        "alone": alone.beside(),
+        "among them": now,
+    }
+
+
+def _weight(mesh: Mesh) -> float:
+    """Return what all processes below the WorkloadManager weigh."""
+    try:
+        return sum(pss_mib(pid) for pid in descendants(mesh.manager))
+    except PermissionError as error:
+        text = "only root reads the memory maps of sandboxes"
+        raise NotAvailableError(text) from error
+
+
+@asynccontextmanager
+async def _held() -> AsyncIterator[list[AsyncSandbox]]:
+    """Yield a list of sandboxes, to be filled; all of them end with the block."""
+    sandboxes: list[AsyncSandbox] = []
+    try:
+        yield sandboxes
+    finally:
+        places = asyncio.Semaphore(_MAKING)
+
+        async def end(sandbox: AsyncSandbox) -> None:
+            async with places, sandbox:
+                pass
+
+        await asyncio.gather(*map(end, sandboxes), return_exceptions=True)
+
+
+async def _more(
+    sandboxes: list[AsyncSandbox],
+    mesh: Mesh,
+    count: int,
+    until: float = float("inf"),
+) -> None:
+    """Make *count* more sandboxes, used once each, some at a time."""
+    places = asyncio.Semaphore(_MAKING)
+
+    async def one() -> None:
+        async with places:
+            if time.monotonic() > until:
+                return
+            made = await AsyncSandbox.create(profile=mesh.profile, template=TEMPLATE)
+            sandboxes.append(made)
+            await made.commands.run(["true"])
+
+    await asyncio.gather(*(one() for _ in range(count)))
