@@ -88,7 +88,7 @@ flags: venv ## write docs/reference/flags.md anew from what the services read
 	$(BIN)/python -m tests.flags_page
 
 .PHONY: bench
-bench: venv ## measure the mesh; JSON into benchmarks/results/
+bench: venv ## measure the mesh; JSON and pictures into benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: soak
@@ -106,9 +106,10 @@ lock: venv ## pin newer versions of all dependencies in requirements.lock
 	  --python-version 3.11 --extra services --extra otlp --extra bench --group dev --output-file requirements.lock pyproject.toml
 
 .PHONY: dist
-dist: venv ## build the two wheels into dist/
+dist: venv ## build the three wheels into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist deploy/services
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist deploy/bench
 
 .PHONY: clean
 clean: ## remove what make made

@@ -22,6 +22,7 @@ _COMMANDS = {
     "kill": ("_cli_sessions", "End sessions with all that is in them."),
     "logs": ("_cli_logs", "Show what the services of a local mesh log."),
     "doctor": ("_cli_doctor", "Look for what is wrong with this machine or mesh."),
+    "bench": ("_cli_bench", "Measure a mesh on this machine."),
     "demo": ("_cli_demo", "Run untrusted code through a mesh and show every proof."),
     "version": ("_cli_version", "Tell the version."),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from cubemesh import ConfigurationError, _cli_bench
 from cubemesh._options import Assignment, Duration
 from cubemesh._plan import environment_of
 
@@ -130,10 +131,33 @@ def test_services_see_little_of_our_environment() -> None:
         "http_proxy": "http://evil",
         "CUBEMESH_PROFILE": "x",
         "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
+        "OTEL_TRACES_SAMPLER": "always_off",
     }
-    assert environment_of(ours, Path("/run/mesh")) == {
+    seen = {
         "PATH": "/bin",
         "CUBEMESH_ROUTER_LOG_LEVEL": "debug",
         "GRPC_VERBOSITY": "ERROR",
         "TMPDIR": "/run/mesh",
     }
+    assert environment_of(ours, Path("/run/mesh")) == seen
+    traced = environment_of(ours, Path("/run/mesh"), traces=True)
+    assert traced == {**seen, "OTEL_TRACES_SAMPLER": "always_off"}
+
+
+def test_the_benchmark_is_a_program_of_its_own(tmp_path: Path) -> None:
+    """`bench` passes on all it is told, and its status; results are where one says."""
+    out = str(tmp_path)
+    flags = ("--quick", "--no-pictures", "--out", out)
+    done = cubemesh("bench", *flags, "--only", "traces/off")
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.iterdir()
+    assert "traces/off" in json.loads(written.read_text())["cases"]
+    assert cubemesh("bench", "--only", "nothing").returncode == 2
+
+
+def test_a_missing_benchmark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has only the SDK reads what to install."""
+    monkeypatch.setattr(_cli_bench, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match="not installed") as caught:
+        _cli_bench.bench_command.main([], standalone_mode=False)
+    assert caught.value.hint == "pip install cubemesh-bench"
