@@ -26,6 +26,12 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 @click.option("--state", type=Path, help="Where keys, sessions and logs are kept.")
 @click.option("--listen", default=_LISTEN, help="HOST:PORT of the Router; 0: any.")
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Processes of the Router; they share its port.",
+)
+@click.option(
     "--picod-auth-mode",
     type=click.Choice(["mtls", "jwt"]),
     default="mtls",
@@ -52,6 +58,7 @@ def up_command(  # noqa: PLR0913 - one per option
     *,
     state: Path | None,
     listen: str,
+    workers: int,
     picod_auth_mode: str,
     svid_ttl: str,
     isolation: str,
@@ -78,6 +85,7 @@ def up_command(  # noqa: PLR0913 - one per option
         isolation=isolation,
         spire=Programs.find(_ENVIRON) if spire else None,
         otlp_endpoint=otlp_endpoint,
+        workers=workers,
     )
     if isolation == "none":
         click.echo("warning: no isolation: code can do all that you can do", err=True)
@@ -109,8 +117,9 @@ def _announce(running: Running, *, as_json: bool) -> None:
     click.echo(f"the mesh is up at {running.profile.address}")
     click.echo(f"  profile  {running.profile_path}")
     click.echo(f"  state    {running.state}")
-    for name, address in running.metrics.items():
-        click.echo(f"  metrics  {name} http://{address}/metrics")
+    for name, addresses in running.metrics.items():
+        for address in addresses.split(","):  # workers have one each
+            click.echo(f"  metrics  {name} http://{address}/metrics")
     click.echo("try: cubemesh run -c 'print(6*7)'; Ctrl-C ends it")
 
 

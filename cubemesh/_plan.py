@@ -94,6 +94,7 @@ class Plan:
     isolation: str
     realm: Realm | None = None
     otlp_endpoint: str = ""
+    workers: int = 1
 
     def command(self, service: str, listen: str) -> list[str]:
         """Return the argv of *service*; *listen* is the Router's address."""
@@ -139,6 +140,7 @@ class Plan:
         sandboxes = self.state.bundle(SANDBOX_TRUST_DOMAIN)
         return [
             *("--listen", listen),
+            *(("--workers", str(self.workers)) if self.workers > 1 else ()),
             *("--workloadmanager", self._workloadmanager_address),
             *("--workloadmanager-id", WORKLOADMANAGER_ID),
             *(self._agent() or self._mtls("router")),

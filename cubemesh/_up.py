@@ -37,6 +37,7 @@ class Wishes:
     isolation: str = "bwrap"
     spire: Programs | None = None
     otlp_endpoint: str = ""
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ async def up(
             isolation=wishes.isolation,
             realm=realm,
             otlp_endpoint=wishes.otlp_endpoint,
+            workers=wishes.workers,
         )
         house = _House(wishes, plan, environ, signals)
         try:

@@ -32,6 +32,7 @@ from serving import (
     new_server,
     parse,
     run,
+    run_workers,
     serve,
     start_metrics,
     stop_on_signals,
@@ -94,6 +95,7 @@ async def _serve(
         minimum_tls=settings.tls_min_version,
         stay=Stay(busy=settings.max_stream_age),
         name="front",
+        shared_port=settings.workers > 1,
     )
     callers = Callers(door, Allowlist(settings.admin_ids))
     lists = {
@@ -197,4 +199,8 @@ if __name__ == "__main__":
     os.umask(0o077)
     told = parse(Settings, sys.argv[1:], os.environ, prog="router")
     configure_logging("router", told.log_level)
-    sys.exit(run(main(told)))
+    if told.workers == 1:
+        sys.exit(run(main(told)))
+    sys.exit(
+        run_workers(told.workers, told.listen, lambda *its: main(told.worker(*its)))
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
@@ -42,6 +42,12 @@ class Settings(IdentityFlags):
 
     listen: str = flag(
         "--listen", LISTEN, default="127.0.0.1:0", help="where callers come in (TLS)"
+    )
+    workers: int = flag(
+        "--workers",
+        COUNT,
+        default=1,
+        help="processes that share the port; each takes as many calls as told below",
     )
     client_ids: tuple[Matcher, ...] = flag(
         "--client-ids",
@@ -126,7 +132,10 @@ class Settings(IdentityFlags):
         help="how long a streaming call may take at most",
     )
     metrics_listen: str = flag(
-        "--metrics-listen", LISTEN, default="127.0.0.1:0", help="Prometheus figures"
+        "--metrics-listen",
+        LISTEN,
+        default="127.0.0.1:0",
+        help="Prometheus figures; of each worker one port on",
     )
     grace: float = flag(
         "--grace", DURATION, default=20.0, help="what running calls get at the end"
@@ -149,6 +158,16 @@ class Settings(IdentityFlags):
             return Allowlist(self.client_ids)
         return Allowlist.parse(f"spiffe://{trust_domain}/user/")
 
+    def worker(self, listen: str, number: int) -> Self:
+        """Return what a worker is told: where all listen, and where it gives figures.
+
+        Each has a door for Prometheus of its own: with a port that was told, the next
+        ones are those of the next workers.
+        """
+        host, _, port = self.metrics_listen.rpartition(":")
+        metrics = f"{host}:{int(port) + number if int(port) else 0}"
+        return replace(self, listen=listen, metrics_listen=metrics)
+
     def faults(self) -> Iterable[Fault]:
         """Yield what does not fit together."""
         jwt = self.picod_auth_mode == "jwt"
@@ -170,6 +189,8 @@ class Settings(IdentityFlags):
                 "--picod-auth-mode jwt needs keys",
                 "set --jwt-signing-key-file and --jwt-public-keys-file",
             )
+        if self.workers > 1 and self.listen.startswith("unix:"):
+            yield f"--workers share a port, and {self.listen} has none", "listen at one"
         if self.jwt_rotation is not None and self.jwt_rotation < _SHORTEST_ROTATION:
             yield "--jwt-rotation is below one minute", "say 1h"
         yield from self._foreign_clients()

@@ -97,6 +97,7 @@ from serving._tracing import (
     span,
     tracing,
 )
+from serving._workers import run_workers
 
 __all__ = [
     "ADDRESS",
@@ -158,6 +159,7 @@ __all__ = [
     "refuse",
     "retold",
     "run",
+    "run_workers",
     "serve",
     "span",
     "start_metrics",

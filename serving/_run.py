@@ -15,7 +15,7 @@ from tlsloader import MaterialError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-__all__ = ["announce", "run"]
+__all__ = ["announce", "report", "run"]
 
 _INTERRUPTED = 130
 _MATERIAL_HINT = "is whoever issues certificates writing these files?"
@@ -31,14 +31,13 @@ def run(main: Coroutine[Any, Any, None], stream: TextIO | None = None) -> int:
     *stream* (standard error); 70 after anything unforeseen, which is logged with
     its traceback; 130 when a second signal cut the end short.
     """
-    stream = stream or sys.stderr
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(main)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the root of the process
-        return _report(error, stream)
+        return report(error, stream)
     return 0
 
 
@@ -60,7 +59,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _report(error: Exception, stream: TextIO) -> int:
+def report(error: Exception, stream: TextIO | None = None) -> int:
+    """Tell *error* on *stream* (standard error); return the exit status for it."""
+    stream = stream or sys.stderr
     status = 0
     for leaf in _leaves(error):
         known = _known(leaf)

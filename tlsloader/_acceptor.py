@@ -50,7 +50,8 @@ class Acceptor(Door):
     At most *max_handshakes* begin at a time, so that each is done soon; addresses take
     turns, and none waits for another that is mute. Each connection has
     *handshake_timeout* seconds to prove itself; those that say nothing cost no
-    handshake at all.
+    handshake at all. A port that is *shared_port* may have other
+    processes listen, too (SO_REUSEPORT).
     """
 
     def __init__(  # noqa: PLR0913
@@ -66,9 +67,14 @@ class Acceptor(Door):
         max_connections: int = 4096,
         stay: Stay = FOR_A_WHILE,
         name: str = "data",
+        shared_port: bool = False,
     ) -> None:
         super().__init__(
-            name=name, clock=clock, max_connections=max_connections, stay=stay
+            name=name,
+            clock=clock,
+            max_connections=max_connections,
+            stay=stay,
+            shared_port=shared_port,
         )
         self._source = source
         self._allow = allow

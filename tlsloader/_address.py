@@ -131,10 +131,12 @@ class Listener:
         self._inode = _inode(address.path) if address.path else None
 
     @classmethod
-    async def open(cls, address: Address) -> Self:
+    async def open(cls, address: Address, *, shared: bool = False) -> Self:
         """Listen at *address*; port 0 takes any free one.
 
-        A socket file that nobody listens at any more is replaced.
+        A *shared* port may be listened at by other processes of our user, too, if
+        they share it as well; the kernel spreads connections over all of them. A
+        socket file that nobody listens at any more is replaced.
 
         Raises:
             ListenError: the address is in use, or not ours to take.
@@ -142,7 +144,7 @@ class Listener:
         try:
             if address.path:
                 return cls(_bind_path(address.path), address)
-            return cls(*await _bind_port(address))
+            return cls(*await _bind_port(address, shared=shared))
         except OSError as error:
             reason = _REASONS.get(error.errno or 0, "cannot_listen")
             text = f"cannot listen on {address}: {error.strerror or error}"
@@ -156,12 +158,14 @@ class Listener:
             os.unlink(path)  # noqa: PTH108
 
 
-def _listening(family: int, where: object) -> socket.socket:
+def _listening(family: int, where: object, *, shared: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(where)  # type: ignore[arg-type]
         sock.listen(_BACKLOG)
     except OSError:
@@ -170,7 +174,9 @@ def _listening(family: int, where: object) -> socket.socket:
     return sock
 
 
-async def _bind_port(address: Address) -> tuple[socket.socket, Address]:
+async def _bind_port(
+    address: Address, *, shared: bool
+) -> tuple[socket.socket, Address]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(
         address.host or None,
@@ -179,7 +185,7 @@ async def _bind_port(address: Address) -> tuple[socket.socket, Address]:
         flags=socket.AI_PASSIVE,
     )
     family, _, _, _, where = found[0]
-    sock = _listening(family, where)
+    sock = _listening(family, where, shared=shared)
     host, port = sock.getsockname()[:2]
     return sock, Address(host=host, port=port)
 

@@ -49,11 +49,13 @@ class Door:
         clock: Clock = SYSTEM,
         max_connections: int = 4096,
         stay: Stay = FOR_A_WHILE,
+        shared_port: bool = False,
     ) -> None:
         self.name = name
         self.tally = Tally()
         self._clock = clock
         self._max_connections = max_connections
+        self._shared_port = shared_port
         self._guests = Guests(name, clock, self.tally, stay)
         self._listener: Listener | None = None
         self._accepting = OwnTasks()
@@ -89,7 +91,9 @@ class Door:
             ValueError: *listen* is not an address.
 
         """
-        self._listener = await Listener.open(Address.parse(listen))
+        self._listener = await Listener.open(
+            Address.parse(listen), shared=self._shared_port
+        )
         self._accepting.start(self._accept(self._listener.sock))
         return str(self._listener.address)
 

@@ -242,6 +242,19 @@ async def test_running_calls_end_well_at_the_end(tmp_path: Path) -> None:
         assert "Traceback" not in net.log.read_text()
 
 
+async def test_workers_are_one_router(tmp_path: Path) -> None:
+    """Any of them reaches any session, whoever of them has heard of it first."""
+    async with town(tmp_path, "--workers", "2") as net:
+        await until(lambda: len(net.manager.watchers) == 2)
+        session, sandboxes = net.session(), net.manager.asked["GetSession"]
+        while net.manager.asked["GetSession"] < sandboxes + 2:  # each looks it up once
+            async with net.door() as door:
+                assert await stat(door, session.session_id) == b"onetwo"
+        net.process.send_signal(signal.SIGTERM)
+        assert await net.process.wait() == 0
+        assert "Traceback" not in net.log.read_text()
+
+
 async def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     """A second Router on one port says so and does not share it in silence."""
     async with town(tmp_path) as net, AsyncExitStack() as stack:

@@ -209,3 +209,19 @@ def test_without_mtls_only_this_machine(address: str) -> None:
 def test_all_faults_are_told_at_once() -> None:
     """Nobody has to start the Router once per mistake."""
     assert len(faults("--no-enable-mtls", "--jwt-rotation", "1s")) == 2
+
+
+def test_workers_need_a_port() -> None:
+    """A socket in the file system cannot be shared."""
+    shared = ("--workers", "2", "--listen", "unix:/run/router.sock")
+    assert len(faults(*shared)) == 1
+
+
+def test_each_worker_gives_its_own_figures() -> None:
+    """All listen at one address; for Prometheus they stand side by side."""
+    settings = told("--workers", "3", "--metrics-listen", "127.0.0.1:9100")
+    workers = [settings.worker("127.0.0.1:443", number) for number in range(3)]
+    assert {each.listen for each in workers} == {"127.0.0.1:443"}
+    assert [each.metrics_listen[-4:] for each in workers] == ["9100", "9101", "9102"]
+    anywhere = told("--workers", "2").worker("127.0.0.1:443", 1)
+    assert anywhere.metrics_listen == "127.0.0.1:0"
