@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := $(or $(CUBEMESH_CACHE),$(HOME)/.cache/cubemesh)/bin
 ROOMS := auth authority benchmarks clock cubemesh picod router serving tests tlsloader workloadmanager
 PROTOS := $(sort $(wildcard protos/cubemesh/v1/*.proto))
 FOREIGN := $(sort $(wildcard protos/authority/*.proto))
@@ -89,7 +90,7 @@ flags: venv ## write docs/reference/flags.md anew from what the services read
 
 .PHONY: bench
 bench: venv ## measure the mesh; JSON and pictures into benchmarks/results/
-	$(BIN)/python -m benchmarks $(ARGS)
+	PATH="$$PATH:$(PEERS)" $(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: soak
 soak: venv ## 10 minutes of changing identities under load, 10,000 sandboxes; nothing may fail or stay

@@ -142,6 +142,7 @@ async def routed(
     options = [
         *CHANNEL_OPTIONS,
         ("grpc.ssl_target_name_override", profile.server_name),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
     ]
     async with grpc.aio.secure_channel(
         address or profile.address, credentials, options

@@ -153,7 +153,11 @@ MESH: Final = (
         agentcube="1,343/s",
     ),
     Row("calls/s, 1 worker", "rate/stat/1", (_at_least(None, "rate"),)),
-    Row("calls/s, 2 workers", "rate/stat/2", (_at_least(None, "rate"),)),
+    Row(
+        "calls/s, 2 workers; of these by the busier one",
+        "rate/stat/2",
+        (_at_least(None, "rate"), Bound("busiest", "typical")),
+    ),
     Row(
         "Execute(true)",
         "exec/true",

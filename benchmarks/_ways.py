@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -19,7 +20,7 @@ from cubemesh.v1 import picod_pb2 as pb
 from cubemesh.v1.picod_pb2_grpc import PicoDStub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from benchmarks._mesh import Direct, Mesh
     from cubemesh.v1.picod_pb2_grpc import PicoDAsyncStub
@@ -32,11 +33,19 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to one sandbox; *pid* is the process that passes calls on, 0: none does."""
+    """A way to one sandbox; *pid* is the process that passes calls on, 0: none does.
 
-    stub: PicoDAsyncStub
+    Each call takes the next of its connections.
+    """
+
+    stubs: Iterator[PicoDAsyncStub]
     metadata: Sequence[tuple[str, str | bytes]]
     pid: int = 0
+
+    @property
+    def stub(self) -> PicoDAsyncStub:
+        """The methods of PicoD."""
+        return next(self.stubs)
 
     async def stat(self) -> None:
         """Make the smallest useful call."""
@@ -95,28 +104,39 @@ class Ways:
 
 
 @asynccontextmanager
-async def ways(at: Mesh) -> AsyncIterator[Ways]:
-    """Make a sandbox, and open all ways to it."""
+async def ways(at: Mesh, *, connections: int = 1) -> AsyncIterator[Ways]:
+    """Make a sandbox, and open all ways to it.
+
+    The Router and the bare forwarder are reached by so many *connections*.
+    """
     async with AsyncExitStack() as stack:
         made = await AsyncSandbox.create(profile=at.profile, template=TEMPLATE)
         sandbox = await stack.enter_async_context(made)
-        front = await stack.enter_async_context(routed(at))
         behind = await stack.enter_async_context(direct(at, sandbox.session_id))
         pid, bare = await stack.enter_async_context(_forwarder(at, behind))
+        to = [await _stubs(stack, at, where, connections) for where in (None, bare)]
         named = ((_SESSION, sandbox.session_id),)
         yield Ways(
             sandbox,
-            Way(PicoDStub(front), named, at.router),
-            Way(PicoDStub(behind.channel), behind.metadata),
-            Way(PicoDStub(bare), behind.metadata, pid),
+            Way(to[0], named, at.router),
+            Way(cycle([PicoDStub(behind.channel)]), behind.metadata),
+            Way(to[1], behind.metadata, pid),
         )
 
 
+async def _stubs(
+    stack: AsyncExitStack, at: Mesh, address: str | None, connections: int
+) -> Iterator[PicoDAsyncStub]:
+    """Open *connections* to *address*, or to the Router, closed with *stack*."""
+    opened = [
+        await stack.enter_async_context(routed(at, address)) for _ in range(connections)
+    ]
+    return cycle([PicoDStub(each) for each in opened])
+
+
 @asynccontextmanager
-async def _forwarder(
-    at: Mesh, to: Direct
-) -> AsyncIterator[tuple[int, grpc.aio.Channel]]:
-    """Run the bare forwarder in front of the same PicoD; yield its pid and channel."""
+async def _forwarder(at: Mesh, to: Direct) -> AsyncIterator[tuple[int, str]]:
+    """Run the bare forwarder in front of the same PicoD; yield its pid and address."""
     identity = at.identity
     foreign = at.bundle(SANDBOX_TRUST_DOMAIN)
     process = await asyncio.create_subprocess_exec(
@@ -131,8 +151,7 @@ async def _forwarder(
     assert process.stdout is not None  # noqa: S101
     try:
         ready: dict[str, Any] = json.loads(await process.stdout.readline())
-        async with routed(at, ready["listen"]) as opened:
-            yield process.pid, opened
+        yield process.pid, ready["listen"]
     finally:
         process.kill()
         await process.wait()

@@ -3,14 +3,14 @@
 from importlib import import_module
 
 _ORDER = (
+    "identity",
+    "tls",
+    "traces",
     "calls",
     "create",
     "stages",
     "bulk",
     "memory",
-    "identity",
-    "tls",
-    "traces",
 )
 for _name in _ORDER:
     import_module(f"{__name__}.{_name}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks._case import MODES, At, Setup, case
 from benchmarks._drive import flood, paced
+from benchmarks._machine import cpu_seconds
 from benchmarks._series import Series, in_rounds, latency
 from benchmarks._ways import ways
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 IN_FLIGHT: Final = 64
+_CONNECTIONS: Final = 16  # the kernel spreads connections over workers, not calls
 _WARM_UP: Final = 200
 
 
@@ -70,13 +72,15 @@ def _above(whole: Series, part: float) -> Series:
 )
 async def rate(at: At, **_: str) -> Measured:
     """Count small calls in a second, 64 in flight, beside a bare forwarder."""
-    async with ways(at.mesh) as to:
+    async with ways(at.mesh, connections=_CONNECTIONS) as to:
+        routers = at.mesh.routers
+        before = [cpu_seconds(pid) for pid in routers]
         ours = await flood(
-            to.routed.stat,
-            in_flight=IN_FLIGHT,
-            seconds=at.seconds(4),
-            pids=at.mesh.routers,
+            to.routed.stat, in_flight=IN_FLIGHT, seconds=at.seconds(4), pids=routers
         )
+        used = [
+            cpu_seconds(pid) - old for pid, old in zip(routers, before, strict=True)
+        ]
         bare = await flood(
             to.bare.stat,
             in_flight=IN_FLIGHT,
@@ -85,7 +89,12 @@ async def rate(at: At, **_: str) -> Measured:
         )
     share = ours["per core"].typical / bare["per core"].typical
     theirs = {f"bare {name}": series.beside() for name, series in bare.items()}
-    return {**ours, **theirs, "of bare": Series("%", "higher", [[100 * share]])}
+    return {
+        **ours,
+        **theirs,
+        "of bare": Series("%", "higher", [[100 * share]]),
+        "busiest": Series("%", "beside", [[100 * max(used) / sum(used)]]),
+    }
 
 
 @case("exec/true@{mode}", depth="quick", mode=MODES)

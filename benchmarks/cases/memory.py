@@ -28,7 +28,7 @@ _ALIVE: Final = 20
 _MAKING: Final = 4
 _SETTLED: Final = 2.0
 _STEPS: Final = (25, 50, 100, 200, 400)
-_HELD_SECONDS: Final = 45.0
+_HELD_SECONDS: Final = 30.0
 _DOUBLE: Final = 2.0
 
 
@@ -60,7 +60,7 @@ async def services(at: At, **_: str) -> Measured:
 async def held(at: At, **_: str) -> Measured:
     """Find how many idle sandboxes there may be before calls take twice as long (p99).
 
-    It looks for at most 45 seconds, and makes at most 400.
+    It looks for at most 30 seconds, and makes at most 400.
     """
     mesh = at.mesh
     until = time.monotonic() + at.seconds(_HELD_SECONDS)
