@@ -92,6 +92,10 @@ flags: venv ## write docs/reference/flags.md anew from what the services read
 bench: venv ## measure the mesh; JSON and pictures into benchmarks/results/
 	PATH="$$PATH:$(PEERS)" $(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-docs
+bench-docs: venv ## put the latest run of make bench into docs/benchmarks.md, with its pictures
+	$(BIN)/python -m benchmarks document
+
 .PHONY: soak
 soak: venv ## 10 minutes of changing identities under load, 10,000 sandboxes; nothing may fail or stay
 	$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _RESULTS: Final = Path("benchmarks", "results")
+_PAGE: Final = Path("docs", "benchmarks.md")
 _MINUTES: Final = {"quick": 1.5, "standard": 9.0, "full": 60.0}
 _out = click.option(
     "--out", type=Path, default=_RESULTS, show_default=True, help="Where results go."
@@ -110,6 +111,27 @@ def show_command(file: Path, *, markdown: bool, pictures: Path | None) -> None:
         _show(results, console)
     if pictures is not None:
         _draw(results, pictures, console)
+
+
+@bench.command("document")
+@click.argument("file", type=Path, required=False)
+@click.option("--page", type=Path, default=_PAGE, show_default=True, help="Where.")
+def document_command(file: Path | None, *, page: Path) -> None:
+    """Put results that were kept, else the latest, into a page of the documentation.
+
+    Between the comments `figures of one run` and `end of figures`; pictures go into
+    the folder beside it that has its name.
+    """
+    from benchmarks._document import PlaceError, document  # noqa: PLC0415 - as for `_draw`
+
+    file = file or max(_RESULTS.glob("*.json"), default=None)
+    if file is None:
+        raise click.UsageError(f"there are no results in {_RESULTS}: run it first")
+    try:
+        document(_read(file), page, page.with_suffix(""))
+    except (PlaceError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(f"{page}: figures of {file}")
 
 
 def _read(file: Path) -> Results:

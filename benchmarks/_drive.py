@@ -58,6 +58,12 @@ class Taken:
         found = {f"latency, {label}": self._of(label) for label in sorted(labels)}
         return {"latency": self._of(None), **found}
 
+    def share(self, label: str) -> Series:
+        """Return how many percent of each round had *label*."""
+        labels = ([each for _, each in taken] for taken in self.rounds if taken)
+        shares = [[100 * each.count(label) / len(each)] for each in labels]
+        return Series("%", "higher", shares)
+
     def _of(self, wanted: str | None) -> Series:
         return latency(
             [ms for ms, label in each if wanted in {None, label}]

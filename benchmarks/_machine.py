@@ -45,7 +45,7 @@ def facts() -> dict[str, Any]:
         "memory_mib": psutil.virtual_memory().total >> 20,
         "python_loop_ns": _loop_ns(),
         "load_before": round(psutil.getloadavg()[0], 2),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -12,10 +12,10 @@ from benchmarks._stages import STAGES, middle
 from benchmarks._targets import MESH, PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from benchmarks._results import Outcome, Results
-    from benchmarks._targets import Cell
+    from benchmarks._targets import Bound, Cell, Row
 
 __all__ = ["Sheet", "line", "sheets", "warnings"]
 
@@ -60,21 +60,17 @@ class Sheet(NamedTuple):
 def sheets(results: Results) -> Iterator[Sheet]:
     """Yield what there is: by mode, of parts without a mesh, and by stage."""
     mesh = [
-        [
-            [Figure(row.name)],
-            *(_cell(row.cells(results, mode)) for mode in MODES),
-            [Figure(row.agentcube)],
-        ]
+        _row(row, [[*row.cells(results, mode)] for mode in MODES])
         for row in MESH
         if any(f"{row.case}@{mode}" in results.cases for mode in MODES)
     ]
     parts = [
-        [[Figure(row.name)], _cell(row.cells(results))]
+        [[Figure(row.name)], _cell([*row.cells(results)])]
         for row in PARTS
         if row.case in results.cases
     ]
     for sheet in (
-        Sheet("The mesh", ["figure", *MODES, "AgentCube"], mesh),
+        Sheet("The mesh", ["figure", *MODES, "AgentCube's Go"], mesh),
         Sheet("Its parts", ["figure", "measured"], parts),
         _stages(results),
     ):
@@ -82,18 +78,40 @@ def sheets(results: Results) -> Iterator[Sheet]:
             yield sheet
 
 
-def _cell(cells: Iterable[Cell]) -> list[Figure]:
-    found = list(cells)
-    if all(each.value is None for each in found):
-        return [Figure(found[0].why)]
-    return [_figure(each) for each in found if each.value is not None]
+def _row(row: Row, modes: Sequence[Sequence[Cell]]) -> list[list[Figure]]:
+    """Return the name of *row*, its figures by mode, and AgentCube's beside them."""
+    theirs = [
+        _theirs(value, [cells[number] for cells in modes])
+        for number, value in enumerate(row.agentcube)
+    ]
+    note = [Figure(f"({row.note})")] if row.note else []
+    return [[Figure(row.name)], *map(_cell, modes), [*theirs, *note]]
+
+
+def _theirs(value: float, ours: Sequence[Cell]) -> Figure:
+    """Return AgentCube's figure; told, if it is ahead of *ours* in a mode."""
+    bound, unit = ours[0].bound, next((each.unit for each in ours if each.unit), "")
+    found = [each.value for each in ours if each.value is not None]
+    less = bound.relation == "<="
+    ahead = any(value < each if less else value > each for each in found)
+    return Figure(f"{_text(bound, value, unit)}{' (ahead)' if ahead else ''}")
+
+
+def _cell(cells: Sequence[Cell]) -> list[Figure]:
+    if all(each.value is None for each in cells):
+        return [Figure(cells[0].why)]
+    return [_figure(each) for each in cells if each.value is not None]
+
+
+def _text(bound: Bound, value: float, unit: str) -> str:
+    stat = f"{bound.stat} " if bound.stat in {"p50", "p99"} else ""
+    return f"{stat}{_number(value)} {unit}".rstrip()
 
 
 def _figure(cell: Cell) -> Figure:
     assert cell.value is not None  # noqa: S101 - the caller looked
     bound = cell.bound
-    stat = f"{bound.stat} " if bound.stat in {"p50", "p99"} else ""
-    text = f"{stat}{_number(cell.value)} {cell.unit}"
+    text = _text(bound, cell.value, cell.unit)
     if bound.limit is None:
         return Figure(text)
     met = bound.met(cell.value)

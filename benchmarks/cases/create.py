@@ -115,10 +115,11 @@ async def first_result(
     if at_once == SERIAL:
         if before is not None:
             await before()
-        return (await paced(act, seconds=seconds, warm_up=2)).series()
+        taken = await paced(act, seconds=seconds, warm_up=2)
+        return {**taken.series(), **_hits(taken)}
     count = int(at_once)
     taken = await burst(act, at_once=count, seconds=seconds, before=before)
-    return {**taken.series(), **_whole_bursts(taken, count)}
+    return {**taken.series(), **_hits(taken), **_whole_bursts(taken, count)}
 
 
 def _destroying(box: Box) -> Undo:
@@ -132,6 +133,12 @@ def _destroying(box: Box) -> Undo:
         return None if ahead is None else "warm" if ahead else "cold"
 
     return undo
+
+
+def _hits(taken: Taken) -> Measured:
+    """Tell how many found a sandbox ready, where that is known of any."""
+    told = any(label for each in taken.rounds for _, label in each)
+    return {"hits": taken.share("warm")} if told else {}
 
 
 def _whole_bursts(taken: Taken, count: int) -> Measured:

@@ -47,22 +47,23 @@ class Server:
 
 async def test_a_stall_makes_those_late_that_were_due_meanwhile() -> None:
     """The schedule goes on while the server stalls: nothing is left out."""
-    server = Server(0.01, stall=8, stalls=0.5)
-    series = (await paced(server.act, seconds=0.9, warm_up=2)).series()["latency"]
-    late = [sample for sample in series.samples if sample > 150]
-    assert len(late) >= 4
-    assert max(late) > 500
-    assert late == sorted(late, reverse=True)
+    server = Server(0.01, stall=8, stalls=1.0)
+    series = (await paced(server.act, seconds=1.5, warm_up=2)).series()["latency"]
+    late = [sample for sample in series.samples if sample > 300]
+    assert len(late) >= 3
+    assert late[0] == max(late) > 1000
 
 
 async def test_undoing_is_not_measured_and_names_the_sample() -> None:
     """Every act is undone, the warm-up too; labels make series of their own."""
     server = Server(0.01)
-    series = (await paced(server.act, seconds=0.5, warm_up=2)).series()
+    taken = await paced(server.act, seconds=0.5, warm_up=2)
+    series = taken.series()
     assert server.undone == server.acts
     assert series["latency"].percentile(50) < 2 * 0.01 * 1000 + 20
     parts = [len(series[f"latency, {name}"].samples) for name in ("even", "odd")]
     assert sum(parts) == len(series["latency"].samples) == server.acts - 2
+    assert taken.share("even").typical == pytest.approx(50, abs=15)
 
 
 async def test_a_burst_is_due_at_once() -> None:
