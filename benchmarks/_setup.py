@@ -91,6 +91,8 @@ async def running(setup: Setup) -> AsyncIterator[Mesh]:
         environ = {
             "CUBEMESH_WORKLOADMANAGER_TEMPLATES": setup.write(Path(folder)),
             "CUBEMESH_WORKLOADMANAGER_MAX_SESSIONS": _MOST,
+            "CUBEMESH_WORKLOADMANAGER_WARM_MIN_READY": "0",  # of templates beside ours
+            "CUBEMESH_WORKLOADMANAGER_WARM_MAX_READY": "0",
         }
         async with mesh(setup.mode, *setup.flags(), **environ) as made:
             await _try_out(made, setup)
