@@ -20,7 +20,8 @@ _PLACE: Final = re.compile(
     r"(<!-- figures of one run -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
 )
 _PICTURES: Final = {
-    "create": "How long from create to the first result, as shares of samples",
+    "create": "How long from create to the first result of RunCode",
+    "bursts": "The same, with 8, 32 and 100 creates at once",
     "stages": "Where the time from create to the first result goes",
     "calls": "How long calls take, as shares of samples",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks._stages import STAGES, middle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from benchmarks._results import Results
@@ -26,15 +27,29 @@ _KINDS: Final = ("png", "svg")
 _SAME: Final = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
+# So many lines as can be told apart: what is drawn, and the cases
+_LINES: Final = {
+    "create": ("create to first result of RunCode", "create/*run_code/*serial*"),
+    "execute": ("create to first result of Execute", "create/*execute/*serial*"),
+    "bursts": (
+        "creates at once to first result of RunCode",
+        "create/*run_code/*[0-9]@*",
+        "create/run_code/[0-9]*",
+        "create/miss/run_code@*",
+    ),
+    "calls": ("calls to a sandbox that is there", "hop/*", "exec/*", "code/*"),
+}
+
+
 def draw(results: Results, folder: Path) -> list[Path]:
     """Draw what there is into *folder*; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     mpl.rcParams["svg.hashsalt"] = "cubemesh"
     pictures = {
-        "create": _distributions(results, "create/", "create to first result"),
-        "calls": _distributions(results, ("hop/", "exec/", "code/"), "calls"),
-        "stages": _stages(results),
+        name: _distributions(results, patterns, title)
+        for name, (title, *patterns) in _LINES.items()
     }
+    pictures["stages"] = _stages(results)
     return [
         file
         for name, figure in pictures.items()
@@ -60,13 +75,13 @@ def _axes(title: str) -> tuple[Figure, Any]:
 
 
 def _distributions(
-    results: Results, prefix: str | tuple[str, ...], title: str
+    results: Results, patterns: Sequence[str], title: str
 ) -> Figure | None:
     """Draw which share of the samples took at most how long, a line a case."""
     lines = {
         name: series
         for name, outcome in results.cases.items()
-        if name.startswith(prefix)
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
         and (series := outcome.series.get("latency") or outcome.series.get("routed"))
         and series.histogram
     }

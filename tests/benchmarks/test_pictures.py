@@ -22,6 +22,7 @@ def run() -> Results:
     cases = {
         "create/cold/execute/bwrap/serial@jwt": Outcome(series={"latency": taken}),
         "create/warm/execute/bwrap/serial@jwt": Outcome(missing="no pools"),
+        "create/warm/run_code/bwrap/100@mtls": Outcome(series={"latency": taken}),
         "stages/cold/execute@jwt": Outcome(series=parts),
     }
     return Results("", "quick", {}, {}, cases)
@@ -31,12 +32,14 @@ def test_draws_what_there_is(tmp_path: Path) -> None:
     """As PNG and SVG; for what was not measured there is no picture."""
     drawn = draw(run(), tmp_path)
     assert sorted(each.name for each in drawn) == [
-        "create.png",
-        "create.svg",
+        "bursts.png",
+        "bursts.svg",
+        "execute.png",
+        "execute.svg",
         "stages.png",
         "stages.svg",
     ]
-    assert b"cold/execute/bwrap" in (tmp_path / "create.svg").read_bytes()
+    assert b"cold/execute/bwrap" in (tmp_path / "execute.svg").read_bytes()
     assert (tmp_path / "stages.png").read_bytes().startswith(b"\x89PNG")
 
 
