@@ -212,8 +212,11 @@ async def _work(
         console.print(line(name, outcome), markup=False, highlight=False)
 
     results = await measure(cases, depth=depth, minutes=minutes, tell=tell)
+    file = await asyncio.to_thread(_kept, results, out)
     _show(results, console)
-    await asyncio.to_thread(_keep, results, out, console, pictures=pictures)
+    console.print(f"all figures: {file}", soft_wrap=True)
+    if pictures:
+        await asyncio.to_thread(_draw, results, file.with_suffix(""), console)
     if any(outcome.failed for outcome in results.cases.values()):
         raise SystemExit(1)
 
@@ -225,14 +228,12 @@ def _show(results: Results, console: Console) -> None:
         console.print(warning, style="yellow")
 
 
-def _keep(results: Results, out: Path, console: Console, *, pictures: bool) -> None:
-    """Write *results* into the folder *out*, and its pictures beside."""
+def _kept(results: Results, out: Path) -> Path:
+    """Write *results* into the folder *out*; return the file."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{SYSTEM.now():%Y%m%dT%H%M%SZ}.json"
     results.write(file)
-    console.print(f"all figures: {file}", soft_wrap=True)
-    if pictures:
-        _draw(results, file.with_suffix(""), console)
+    return file
 
 
 def _draw(results: Results, folder: Path, console: Console) -> None:

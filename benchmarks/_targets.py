@@ -181,7 +181,7 @@ MESH: Final = (
         "file read through the Router",
         "bulk/read",
         (_at_least(50, "share"), _at_least(460, "routed")),
-        (_at_least(40, "share"),),
+        (_at_least(40, "share"), _at_least(None, "routed")),
         agentcube=(14, 460),
         note="16 MiB",
     ),

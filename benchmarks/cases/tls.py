@@ -25,7 +25,7 @@ _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _FIRST_CALLS: Final = 20
 _IN_FLIGHT: Final = 64
 _WARM_UP: Final = 200
-_TURNS: Final = 2
+_TURNS: Final = 4
 
 
 @case("tls/calls", depth="quick")

@@ -139,10 +139,11 @@ def test_a_case_is_a_function_and_a_row() -> None:
 
 @pytest.mark.parametrize("row", [*MESH, *PARTS], ids=lambda row: row.name)
 def test_every_row_has_its_case(row: Row) -> None:
-    """No row of the table asks for a case that is not there."""
+    """No row asks for a case that is not there, or has more figures than bounds."""
     modes = ("@jwt", "@mtls") if row in MESH else ("",)
     for mode in modes:
         assert CASES[row.case + mode].included("standard")
+    assert len(row.agentcube) <= min(len(row.jwt), len(row.mtls or row.jwt))
 
 
 def test_the_table_tells_value_target_and_what_is_missing() -> None:
