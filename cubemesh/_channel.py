@@ -84,7 +84,6 @@ class Connection:
         self._line: Line | None = None
         self._loading = asyncio.Lock()
         self._looked = 0.0
-        self._closed = False
 
     @asynccontextmanager
     async def line(self) -> AsyncIterator[Line]:
@@ -104,15 +103,11 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close; calls under way keep their channel until they are over."""
-        self._closed = True
         if self._line is not None:
             self._line.retired = True
             await _close_if_idle(self._line)
 
     async def _newest(self) -> Line:
-        if self._closed:
-            message = "this sandbox was closed"
-            raise ConfigurationError(message)
         line = self._line
         if line is None or self._is_due(line.identity):
             # Whoever comes meanwhile waits, too: the old identity may be over by now.

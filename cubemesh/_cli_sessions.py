@@ -58,7 +58,7 @@ def kill_command(
             if as_json:
                 print_json({"killed": list(names)})
         finally:
-            await mesh.leave()
+            mesh.leave()
 
     run(work())
 

@@ -39,7 +39,6 @@ class AsyncSandbox:
     def __init__(self, session: Session, *, made_here: bool) -> None:
         self._session = session
         self._made_here = made_here
-        self._open = True
         self.commands = AsyncCommands(session)
         self.contexts = AsyncContexts(session)
         self.files = AsyncFiles(session)
@@ -68,7 +67,7 @@ class AsyncSandbox:
         try:
             info = await mesh.create(template, lifetime, idle_timeout, environment)
         except BaseException:
-            await mesh.leave()
+            mesh.leave()
             raise
         return cls(Session(mesh, info.session_id), made_here=True)
 
@@ -88,7 +87,7 @@ class AsyncSandbox:
         try:
             await mesh.get(session_id)
         except BaseException:
-            await mesh.leave()
+            mesh.leave()
             raise
         return cls(Session(mesh, session_id), made_here=False)
 
@@ -106,7 +105,7 @@ class AsyncSandbox:
         try:
             return await mesh.get(session_id)
         finally:
-            await mesh.leave()
+            mesh.leave()
 
     @classmethod
     async def list(
@@ -117,7 +116,7 @@ class AsyncSandbox:
         try:
             return await mesh.list()
         finally:
-            await mesh.leave()
+            mesh.leave()
 
     @property
     def session_id(self) -> str:
@@ -181,9 +180,7 @@ class AsyncSandbox:
 
     async def close(self) -> None:
         """Let go of the connection; the sandbox lives on until its time is up."""
-        if self._open:
-            self._open = False
-            await self._session.mesh.leave()
+        self._session.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,7 +196,7 @@ class AsyncSandbox:
 
     async def _end(self) -> None:
         try:
-            if self._made_here and self._open:
+            if self._made_here and self._session.is_open:
                 await self.kill()
         finally:
             await self.close()

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from cubemesh._calls import translated
 from cubemesh._channel import Connection
+from cubemesh._errors import ConfigurationError
 from cubemesh._profile import Profile, locate
 from cubemesh._times import to_duration
 from cubemesh._values import session_from
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CALL = 30.0  # the deadline of a small call, in seconds
 CREATE = 120.0  # the deadline of making a sandbox, in seconds
+LINGER = 30.0  # seconds a connection waits for the next user: a handshake takes long
 _PAGE = 1000
 _SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Profile, Mesh]] = (
     WeakKeyDictionary()
@@ -37,7 +39,9 @@ class Mesh:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._connection = Connection(profile)
-        self.users = 0
+        self._users = 0
+        self._lingering: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     def join(cls, profile: Profile | Path | str | None) -> Mesh:
@@ -46,16 +50,25 @@ class Mesh:
             profile = Profile.load(locate(None if profile is None else str(profile)))
         meshes = _SHARED.setdefault(asyncio.get_running_loop(), {})
         mesh = meshes.setdefault(profile, cls(profile))
-        mesh.users += 1
+        mesh._enter()  # noqa: SLF001 - ours
         return mesh
 
-    async def leave(self) -> None:
-        """Close the connection when nobody uses it any more."""
-        self.users -= 1
-        if self.users == 0:
-            meshes = _SHARED.get(asyncio.get_running_loop(), {})
-            meshes.pop(self._profile, None)
-            await self._connection.aclose()
+    def leave(self) -> None:
+        """Close the connection, unless somebody joins within `LINGER` seconds."""
+        self._users -= 1
+        if not self._users:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(LINGER, self._close, loop)
+
+    def _enter(self) -> None:
+        self._users += 1
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        del _SHARED[loop][self._profile]
+        self._closing = loop.create_task(self._connection.aclose())
 
     def line(self) -> AbstractAsyncContextManager[Line]:
         """Lend the channel for one call."""
@@ -132,10 +145,25 @@ class Session:
         self.mesh = mesh
         self.session_id = session_id
         self.metadata = (("x-agentcube-session-id", session_id),)
+        self.is_open = True
 
     def line(self) -> AbstractAsyncContextManager[Line]:
-        """Lend the channel for one call."""
+        """Lend the channel for one call.
+
+        Raises:
+            ConfigurationError: it was closed.
+
+        """
+        if not self.is_open:
+            message = "this sandbox was closed"
+            raise ConfigurationError(message)
         return self.mesh.line()
+
+    def close(self) -> None:
+        """Let go of the mesh; calls under way go on."""
+        if self.is_open:
+            self.is_open = False
+            self.mesh.leave()
 
     async def ask(
         self, call: Callable[[Line], Callable[..., Any]], request: Any

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -87,22 +87,47 @@ async def test_a_server_of_another_name_is_refused(mesh: Mesh) -> None:
 @pytest.mark.slow
 async def test_a_router_may_be_far_away(mesh: Mesh) -> None:
     """Each way takes 0.1 s here, so that a handshake takes longer than a retry."""
-    async with _far(mesh.profile.address) as address:
+    async with _relayed(mesh.profile.address, late=0.1) as (address, _):
         profile = replace(mesh.profile, address=address)
         async with await AsyncSandbox.create(profile=profile) as sandbox:
             assert (await sandbox.commands.run(["say"])).exit_code == 0
 
 
 async def test_sandboxes_share_one_connection(mesh: Mesh) -> None:
-    """A thousand sandboxes of one mesh need one channel, and the last one closes it."""
+    """A thousand sandboxes of one mesh need one channel; who left may not use it."""
     one = await AsyncSandbox.create(profile=mesh.profile)
     two = await AsyncSandbox.create(profile=mesh.profile)
     assert one._session.mesh is two._session.mesh
     await one.close()
     await two.commands.run(["say"])
     await two.close()
-    with pytest.raises(ConfigurationError, match="closed"):
-        await two.commands.run(["say"])
+    for left in (one, two):
+        with pytest.raises(ConfigurationError, match="closed"):
+            await left.commands.run(["say"])
+
+
+async def test_the_next_sandbox_finds_the_connection(mesh: Mesh) -> None:
+    """One after the other they pay for one handshake, unless it takes them too long."""
+    async with _relayed(mesh.profile.address) as (address, connections):
+        profile = replace(mesh.profile, address=address)
+        for _ in range(2):
+            async with await AsyncSandbox.create(profile=profile) as sandbox:
+                await sandbox.commands.run(["say"])
+        assert len(connections) == 1
+
+
+async def test_nobody_keeps_a_connection_open(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A while after the last user has left it closes; then there is a new one."""
+    monkeypatch.setattr("cubemesh._session.LINGER", 0.0)
+    async with _relayed(mesh.profile.address) as (address, connections):
+        profile = replace(mesh.profile, address=address)
+        for made in (1, 2):
+            async with await AsyncSandbox.create(profile=profile):
+                assert len(connections) == made
+            async with asyncio.timeout(10):
+                await connections[-1]
 
 
 def test_tells_dates_and_fingerprint(mesh_files: Mesh, ca: CA) -> None:
@@ -131,12 +156,16 @@ def test_unusable_files_are_named(mesh_files: Mesh, name: str) -> None:
 
 
 @asynccontextmanager
-async def _far(address: str) -> AsyncIterator[str]:
-    """Relay to *address*, every piece 0.1 s late; yield where."""
+async def _relayed(
+    address: str, *, late: float = 0.0
+) -> AsyncIterator[tuple[str, list[asyncio.Task[Any]]]]:
+    """Relay to *address*, every piece *late* seconds; yield where, and each relay."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
+    relays: list[asyncio.Task[Any]] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.extend(filter(None, [asyncio.current_task()]))
         to_reader, to_writer = await asyncio.open_connection(host, int(port))
         pairs = ((reader, to_writer), (to_reader, writer))
         try:
@@ -147,11 +176,11 @@ async def _far(address: str) -> AsyncIterator[str]:
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
-            loop.call_later(0.1, writer.write, data)
-        writer.close()
+            loop.call_later(late, writer.write, data)
+        loop.call_later(late, writer.close)
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", relays
 
 
 def _put(path: str, content: bytes) -> None:
