@@ -68,10 +68,10 @@ def live(settings: Settings) -> int:
     os.umask(0o077)  # the sockets are for our own user
     hide()  # no core file and no other process is to hold our key
     configure_logging("picod", settings.log_level)
-    return run(main(settings))
+    return run(host(settings))
 
 
-async def main(settings: Settings) -> None:
+async def host(settings: Settings) -> None:
     """Make the runner's place and serve until the sandbox has ended."""
     leave_mark(settings.control_socket.parent, settings.sandbox_id, settings.uid)
     sandbox = Sandbox(settings.sandbox_id, starting=True)
@@ -242,5 +242,10 @@ async def _close_at_end(runner: Runner, sandbox: Sandbox) -> None:
     await runner.aclose()
 
 
+def main() -> int:
+    """Be the PicoD that flags and environment tell of; return the exit status."""
+    return begin(sys.argv[1:], os.environ)
+
+
 if __name__ == "__main__":
-    sys.exit(begin(sys.argv[1:], os.environ))
+    sys.exit(main())

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 _SERVICES = ("cubemesh.v1.Sessions", "cubemesh.v1.PicoD")
 
 
-async def main(settings: Settings) -> None:
+async def host(settings: Settings) -> None:
     """Assemble the Router and serve until told to stop."""
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -195,12 +195,15 @@ async def _manager(
     return opened
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Be the Router that flags and environment tell of; return the exit status."""
     os.umask(0o077)
     told = parse(Settings, sys.argv[1:], os.environ, prog="router")
     configure_logging("router", told.log_level)
     if told.workers == 1:
-        sys.exit(run(main(told)))
-    sys.exit(
-        run_workers(told.workers, told.listen, lambda *its: main(told.worker(*its)))
-    )
+        return run(host(told))
+    return run_workers(told.workers, told.listen, lambda *its: host(told.worker(*its)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -59,7 +59,7 @@ _PATH = os.environ.get("PATH", os.defpath)
 _UID_MAP = Path("/proc/self/uid_map")
 
 
-async def main(settings: Settings) -> None:
+async def host(settings: Settings) -> None:
     """Assemble the WorkloadManager and serve until told to stop.
 
     SIGTERM leaves the sandboxes alive for the next start; SIGINT ends them all.
@@ -230,8 +230,13 @@ def _uids(settings: Settings, registry: Registry) -> Uids:
     return Uids(span, busy=registry.users)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Be the WorkloadManager that flags and environment tell of, to its end."""
     os.umask(0o077)
     told = parse(Settings, sys.argv[1:], os.environ, prog="workloadmanager")
     configure_logging("workloadmanager", told.log_level)
-    sys.exit(run(main(told)))
+    return run(host(told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
