@@ -52,6 +52,8 @@ class Soak:
 
     minutes: float
     calls: int = 0
+    unmade: int = 0
+    """Calls that were due and never made: the machine cannot make so many."""
     streams: int = 0
     lines: int = 0
     failures: list[str] = field(default_factory=list)
@@ -85,6 +87,7 @@ class Soak:
         return {
             "minutes": self.minutes,
             "calls": self.calls,
+            "calls_not_made": self.unmade,
             "streams": self.streams,
             "stream_lines": self.lines,
             "failed": len(self.failures),
@@ -152,12 +155,13 @@ async def _call(
     await sandbox.files.write("small", b"content")
     places = asyncio.Semaphore(_AT_ONCE)
     due = time.monotonic()
-    while due < until:
+    while due < until > time.monotonic():
         await SYSTEM.sleep(due - time.monotonic())
         await places.acquire()
         one = tasks.create_task(_one_call(sandbox, seen, due))
         one.add_done_callback(lambda _: places.release())
         due += 1 / rate
+    seen.unmade = max(0, round((until - due) * rate))
 
 
 async def _one_call(sandbox: AsyncSandbox, seen: Soak, due: float) -> None:

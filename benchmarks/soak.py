@@ -51,8 +51,9 @@ def _show(console: Console, mode: str, seen: Soak) -> None:
     told = seen.as_json()
     latency = told["latency_ms"]
     console.print(
-        f"{mode}: {seen.minutes:g} minutes, {seen.calls} calls, {seen.streams} streams "
-        f"with {seen.lines} lines: {len(seen.failures)} failed; "
+        f"{mode}: {seen.minutes:g} minutes, {seen.calls} calls "
+        f"({seen.unmade} more were due), {seen.streams} streams with "
+        f"{seen.lines} lines: {len(seen.failures)} failed; "
         f"p50 {latency.get('p50')} ms, p99 {latency.get('p99')} ms, "
         f"slowest {told['slowest_ms']} ms; identities changed {seen.generations}"
     )
