@@ -43,7 +43,7 @@ __all__ = [
 
 DEPTHS: Final = ("quick", "standard", "full")
 CASES: Final[dict[str, Case]] = {}
-_QUICK: Final = 0.25
+_SHARES: Final = {"quick": 0.25, "standard": 1.0, "full": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class At:
 
     def seconds(self, standard: float) -> float:
         """Return how long to measure what gets *standard* seconds in a usual run."""
-        return standard * (_QUICK if self.depth == "quick" else 1)
+        return standard * _SHARES[self.depth]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ MESH: Final = (
         note="RSS of picod alone",
     ),
     Row(
-        "sandboxes held before p99 doubles",
+        "sandboxes held before p99 doubles; --full tries more than 64",
         "memory/held",
         (_at_least(None, "held"),),
     ),

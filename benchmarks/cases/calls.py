@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 IN_FLIGHT: Final = 64
 _CONNECTIONS: Final = 16  # the kernel spreads connections over workers, not calls
-_WARM_UP: Final = 200
+_WARM_UP: Final = 100
 
 
 @case("hop/stat@{mode}", depth="quick", mode=MODES)
@@ -32,7 +32,7 @@ async def hop(at: At, **_: str) -> Measured:
             "bare": to.bare.stat,
             "direct": to.direct.stat,
         }
-        took = await _by_turns(ends, seconds=at.seconds(6))
+        took = await _by_turns(ends, seconds=at.seconds(3))
     straight = took["direct"].percentile(50)
     took["hop"] = _above(took["routed"], straight)
     took["bare hop"] = _above(took["bare"], straight).beside()
@@ -76,7 +76,7 @@ async def rate(at: At, **_: str) -> Measured:
         routers = at.mesh.routers
         before = [cpu_seconds(pid) for pid in routers]
         ours = await flood(
-            to.routed.stat, in_flight=IN_FLIGHT, seconds=at.seconds(4), pids=routers
+            to.routed.stat, in_flight=IN_FLIGHT, seconds=at.seconds(2.5), pids=routers
         )
         used = [
             cpu_seconds(pid) - old for pid, old in zip(routers, before, strict=True)
@@ -84,7 +84,7 @@ async def rate(at: At, **_: str) -> Measured:
         bare = await flood(
             to.bare.stat,
             in_flight=IN_FLIGHT,
-            seconds=at.seconds(3),
+            seconds=at.seconds(1.5),
             pids=[to.bare.pid],
         )
     share = ours["per core"].typical / bare["per core"].typical
@@ -102,7 +102,7 @@ async def execute(at: At, **_: str) -> Measured:
     """Run `true` in a sandbox that is there: one at a time, and 64 in flight."""
     async with ways(at.mesh) as to:
         alone = await paced(
-            to.routed.true, seconds=at.seconds(3), warm_up=_WARM_UP // 4
+            to.routed.true, seconds=at.seconds(3), warm_up=_WARM_UP // 2
         )
         many = await flood(to.routed.true, in_flight=IN_FLIGHT, seconds=at.seconds(4))
     return {**alone.series(), **many}

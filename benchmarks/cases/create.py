@@ -30,15 +30,15 @@ _UNDER_WAY: Final = 8  # creates that are sustained
 _FILLED: Final = 60.0
 
 
-def _depth(start: str, level: str, work: str, at_once: str, **_: str) -> Depth:
-    """One at a time of every kind; bursts where the isolation is what it should be."""
-    serial = at_once == SERIAL
-    if serial and level == "bwrap":
+def _depth(mode: Mode, start: str, level: str, work: str, at_once: str) -> Depth:
+    """All of one at a time in `bwrap`; of the rest what a usual run has time for."""
+    serial, code = at_once == SERIAL, work == "run_code"
+    if level != "bwrap":
+        return "standard" if serial and code and mode == "jwt" else "full"
+    if serial:
         return "quick"
-    if serial or (level == "bwrap" and work == "run_code"):
-        return "standard"
-    few = level == "bwrap" and start == "cold" and at_once == "8"
-    return "standard" if few else "full"
+    usual = code if start == "warm" else at_once == "8"
+    return "standard" if usual else "full"
 
 
 def _setup(mode: Mode, start: str, level: str = "bwrap", **_: str) -> Setup:

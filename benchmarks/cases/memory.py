@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
     from benchmarks._case import Measured
     from benchmarks._mesh import Mesh
+    from benchmarks._ways import Ways
 
 __all__: list[str] = []
 
 _ALIVE: Final = 20
 _MAKING: Final = 4
 _SETTLED: Final = 2.0
-_STEPS: Final = (25, 50, 100, 200, 400)
-_HELD_SECONDS: Final = 30.0
+_STEPS: Final = (32, 64)
+_FURTHER: Final = (128, 256, 400)  # with the time of a full run
+_HELD_SECONDS: Final = 10.0
+_FULL_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 1.5
 _DOUBLE: Final = 2.0
 
 
@@ -60,16 +64,16 @@ async def services(at: At, **_: str) -> Measured:
 async def held(at: At, **_: str) -> Measured:
     """Find how many idle sandboxes there may be before calls take twice as long (p99).
 
-    It looks for at most 30 seconds, and makes at most 400.
+    It makes at most 64, in a full run 400, as long as there is time.
     """
-    mesh = at.mesh
-    until = time.monotonic() + at.seconds(_HELD_SECONDS)
+    mesh, full = at.mesh, at.depth == "full"
+    until = time.monotonic() + (_FULL_SECONDS if full else _HELD_SECONDS)
     async with ways(mesh) as to, _held() as sandboxes:
-        alone = (await paced(to.routed.stat, seconds=2)).series()["latency"]
+        alone = await _stat(to)
         limit, good = alone.percentile(99) * _DOUBLE, 0
-        for step in _STEPS:
+        for step in (*_STEPS, *(_FURTHER if full else ())):
             await _more(sandboxes, mesh, step - len(sandboxes), until)
-            now = (await paced(to.routed.stat, seconds=2)).series()["latency"]
+            now = await _stat(to)
             if now.percentile(99) > limit:
                 break
             good = len(sandboxes)
@@ -80,6 +84,11 @@ async def held(at: At, **_: str) -> Measured:
         "alone": alone.beside(),
         "among them": now,
     }
+
+
+async def _stat(to: Ways) -> Series:
+    taken = await paced(to.routed.stat, seconds=_LOOK_SECONDS)
+    return taken.series()["latency"]
 
 
 def _weight(mesh: Mesh) -> float:

@@ -34,7 +34,7 @@ async def stages(at: At, *, mode: Mode, start: str, work: str) -> Measured:
     """Divide the time from create to the first result by who has it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks._traced", mode, start, work),
-        str(at.seconds(4)),
+        str(at.seconds(1.2)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -25,7 +25,7 @@ _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _FIRST_CALLS: Final = 20
 _IN_FLIGHT: Final = 64
 _WARM_UP: Final = 200
-_TURNS: Final = 4
+_TURNS: Final = 2
 
 
 @case("tls/calls", depth="quick")
@@ -39,8 +39,8 @@ async def calls(at: At) -> Measured:
             for kind in _KINDS:
                 opened = connected(kind, folder, where, source)
                 ends[kind] = await stack.enter_async_context(opened)
-            serial = await _serial(ends, seconds=at.seconds(4))
-            rates = await _rates(ends, seconds=at.seconds(6))
+            serial = await _serial(ends, seconds=at.seconds(1))
+            rates = await _rates(ends, seconds=at.seconds(3))
     found = {**_ratios(serial, rates), **first, **serial, **rates}
     return {
         name: each.beside() if name.endswith("native") else each
@@ -111,7 +111,7 @@ def _ratios(serial: dict[str, Series], rates: dict[str, Series]) -> Measured:
 
 @case("tls/targets")
 async def targets(at: At) -> Measured:
-    """Weigh 1,000 connected targets in a process that has nothing else."""
+    """Weigh 500 connected targets in a process that has nothing else."""
     del at
     found: dict[str, Series] = {}
     with identities() as folder:
