@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,7 @@ __all__ = ["bench"]
 _RESULTS: Final = Path("benchmarks", "results")
 _PAGE: Final = Path("docs", "benchmarks.md")
 _MINUTES: Final = {"quick": 2.5, "standard": 9.0, "full": 60.0}
+_WIDTH: Final = 200  # of a log: all columns of the widest table
 _out = click.option(
     "--out", type=Path, default=_RESULTS, show_default=True, help="Where results go."
 )
@@ -104,7 +106,7 @@ def compare_command(old: Path, new: Path) -> None:
 @click.option("--pictures", type=Path, help="Draw them into this folder.")
 def show_command(file: Path, *, markdown: bool, pictures: Path | None) -> None:
     """Show results that were kept."""
-    results, console = _read(file), Console()
+    results, console = _read(file), _console()
     if markdown:
         click.echo("\n".join(sheet.markdown() for sheet in sheets(results)))
     else:
@@ -206,10 +208,12 @@ async def _work(
     pictures: bool = True,
 ) -> None:
     """Measure, tell, and keep; fail if a case did."""
-    console = Console()
+    console = _console()
 
     def tell(name: str, outcome: Outcome) -> None:
-        console.print(line(name, outcome), markup=False, highlight=False)
+        console.print(
+            line(name, outcome), markup=False, highlight=False, soft_wrap=True
+        )
 
     results = await measure(cases, depth=depth, minutes=minutes, tell=tell)
     file = await asyncio.to_thread(_kept, results, out)
@@ -221,11 +225,16 @@ async def _work(
         raise SystemExit(1)
 
 
+def _console() -> Console:
+    """Return what prints as wide as the terminal; without one, at full width."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
 def _show(results: Results, console: Console) -> None:
     for sheet in sheets(results):
         console.print(sheet.table())
     for warning in warnings(results):
-        console.print(warning, style="yellow")
+        console.print(warning, style="yellow", soft_wrap=True)
 
 
 def _kept(results: Results, out: Path) -> Path:
