@@ -58,17 +58,13 @@ def document(results: Results, page: Path, pictures: Path) -> None:
 def _told(results: Results) -> Iterator[str]:
     """Yield what the figures were taken on, what speaks against them, and they."""
     machine = results.machine
-    before, after = (
-        results.yardstick[name].percentile(50) for name in ("before", "after")
-    )
     memory = machine["memory_mib"] / 1024
     yield (
         f"Run of {results.at:.10}, {results.depth}: {machine['cores']} cores of "
         f"{machine['cpu']}, {memory:.0f} GiB, Linux {machine['kernel']}, Python "
         f"{machine['python']}, {machine['openssl']}. Load before "
         f"{machine['load_before']:g}, after {machine['load_after']:g}; others used "
-        f"{machine['others_cores']:g} cores meanwhile. A gRPC echo between two "
-        f"processes took {before:.2f} ms before and {after:.2f} ms after.\n"
+        f"{machine['others_cores']:g} cores meanwhile.\n"
     )
     for warning in warnings(results):
         yield f"**Mind**: {warning}.\n"

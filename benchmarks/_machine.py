@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from benchmarks._yardsticks import yardsticks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,6 +46,7 @@ def facts() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_mib": psutil.virtual_memory().total >> 20,
         "python_loop_ns": _loop_ns(),
+        **yardsticks(),
         "load_before": round(psutil.getloadavg()[0], 2),
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),

@@ -22,6 +22,11 @@ __all__ = ["Sheet", "line", "sheets", "warnings"]
 _QUIET: Final = 0.1  # cores that others may use: then absolute figures mean something
 _ENDS: Final = ("before", "after")
 _MOVED: Final = 1.1  # by how much the yardstick may differ within a run
+_YARDSTICKS: Final = (  # of the machine: name, unit, what usual ones have
+    ("page_fault_ns", "a minor page fault", "ns", "200 to 500 ns"),
+    ("fork_ms", "a fork of a small Python, and its end", "ms", "0.4 ms"),
+    ("ping_pong_us", "there and back on a socketpair", "us", "6 to 10 us"),
+)
 _COLOURS: Final = {True: "green", False: "red", None: ""}
 
 
@@ -58,7 +63,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(results: Results) -> Iterator[Sheet]:
-    """Yield what there is: by mode, of parts without a mesh, and by stage."""
+    """Yield what there is: by mode, of parts without a mesh, by stage; the machine."""
     mesh = [
         _row(row, [[*row.cells(results, mode)] for mode in MODES])
         for row in MESH
@@ -73,6 +78,7 @@ def sheets(results: Results) -> Iterator[Sheet]:
         Sheet("The mesh", ["figure", *MODES, "AgentCube's Go"], mesh),
         Sheet("Its parts", ["figure", "measured"], parts),
         _stages(results),
+        _machine(results),
     ):
         if sheet.rows:
             yield sheet
@@ -140,6 +146,24 @@ def _stages(results: Results) -> Sheet:
     return Sheet(title, ["stage", *bars], shown)
 
 
+def _machine(results: Results) -> Sheet:
+    """Return the yardsticks: what the kernel takes, whatever it is that is measured."""
+    before, after = (_number(each) for each in _echoes(results))
+    rows = [
+        [name, f"{_number(results.machine[key])} {unit}", usual]
+        for key, name, unit, usual in _YARDSTICKS
+        if key in results.machine
+    ]
+    rows.append(["a gRPC echo between two processes", f"{before}, then {after} ms", ""])
+    shown = [[[Figure(text)] for text in row] for row in rows]
+    return Sheet("This machine", ["yardstick", "here", "usual machines"], shown)
+
+
+def _echoes(results: Results) -> list[float]:
+    """Return the medians of the gRPC echo before and after the run."""
+    return [results.yardstick[name].percentile(50) for name in _ENDS]
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
@@ -168,7 +192,7 @@ def warnings(results: Results) -> Iterator[str]:
         yield (
             f"others used {others:g} of {cores} cores meanwhile: trust the ratios only"
         )
-    before, after = (results.yardstick[name].percentile(50) for name in _ENDS)
+    before, after = _echoes(results)
     if max(before, after) > _MOVED * min(before, after):
         yield (
             f"a gRPC echo took {before:.2f} ms before the run and {after:.2f} ms after "

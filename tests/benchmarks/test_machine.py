@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks._machine import Others, descendants, facts, pss_mib
+from benchmarks._yardsticks import yardsticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,3 +61,10 @@ def test_facts_name_no_host() -> None:
     told = str(facts())
     assert os.uname().nodename not in told
     assert "cores" in told
+
+
+def test_the_kernel_takes_time_for_each_yardstick() -> None:
+    """A fault, a fork and a round trip cost something, whatever the machine."""
+    took = yardsticks()
+    assert set(took) == {"page_fault_ns", "fork_ms", "ping_pong_us"}
+    assert min(took.values()) > 0

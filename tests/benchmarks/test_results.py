@@ -117,6 +117,55 @@ async def test_no_case_begins_after_the_time() -> None:
     assert found.cases["late"].missing == "no time was left"
 
 
+async def test_what_matters_most_is_measured_first() -> None:
+    """Rows of the tables in their order, each in both modes, stages, then the rest."""
+
+    async def good(_: At) -> Measured:
+        return {"x": Series("/s", "higher", [[1.0]])}
+
+    wanted = [
+        "create/warm/run_code/bwrap/serial@jwt",
+        "create/warm/run_code/bwrap/serial@mtls",
+        "create/miss/run_code@jwt",
+        "create/miss/run_code@mtls",
+        "memory/held@jwt",
+        "identity/gate",
+        "tls/loader",
+        "stages/cold/execute@jwt",
+        "a rest",
+    ]
+    made = [Case(each, "", good, None, "quick") for each in wanted]
+    found = await measure(made[::-1], depth="quick", minutes=1, tell=lambda *_: None)
+    order = [name.partition("@")[0] for name in found.cases]
+    assert order == [name.partition("@")[0] for name in wanted]
+
+
+def test_a_usual_run_has_the_slow_levels_once() -> None:
+    """What is beside the table may not take the time of its rows."""
+    slow = [each.name for each in chosen("standard") if "/gvisor/" in each.name]
+    assert slow == [
+        f"create/{start}/run_code/gvisor/serial@jwt" for start in ("cold", "warm")
+    ]
+
+
+def test_a_log_has_whole_lines(tmp_path: Path) -> None:
+    """Without a terminal nothing is cut into lines of 80 characters."""
+    absent = Outcome(missing="only root reads the memory maps of sandboxes")
+    results(**{"memory/idle@jwt": absent}).write(tmp_path / "run.json")
+    said = CliRunner().invoke(bench, ["show", str(tmp_path / "run.json")]).output
+    (row,) = (line for line in said.splitlines() if "an idle sandbox, PSS" in line)
+    assert absent.missing in row
+
+
+def test_the_yardsticks_are_told() -> None:
+    """What the kernel takes stands beside the figures, and what others have."""
+    kept = results()
+    kept.machine["page_fault_ns"] = 5700.0
+    assert "a minor page fault" in (text := shown(kept))
+    assert "5,700 ns" in text
+    assert "1, then 1 ms" in text
+
+
 def test_a_case_is_a_function_and_a_row() -> None:
     """One for each choice in braces, with what it needs and how deep it is."""
 
@@ -178,7 +227,7 @@ def test_stages_are_told_with_their_sum() -> None:
     parts = {"code": 2.0, "Router": 3.0}
     series = {name: Series("ms", "lower", [[took]]) for name, took in parts.items()}
     outcome = Outcome(series={"total": latency([[5.0]]), **series})
-    (sheet,) = sheets(results(**{"stages/cold/execute@jwt": outcome}))
+    sheet, _ = sheets(results(**{"stages/cold/execute@jwt": outcome}))
     assert sheet.columns == ["stage", "cold/execute@jwt"]
     rows = [[figure.text for cell in row for figure in cell] for row in sheet.rows]
     assert rows == [["Router", "3"], ["code", "2"], ["all", "5"]]
