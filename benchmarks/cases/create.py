@@ -46,6 +46,20 @@ def _setup(mode: Mode, start: str, level: str = "bwrap", **_: str) -> Setup:
 
 
 @case(
+    "create/miss/{work}@{mode}",
+    needs=lambda mode, **_: Setup(mode, pool=_SMALL_POOL),
+    mode=MODES,
+    work=WORKS,
+)
+async def miss(at: At, *, work: Work, **_: str) -> Measured:
+    """Time from create to the first result, 8 at once on a pool of 2, refilled."""
+    server, many = CubeMesh(at.mesh.profile, TEMPLATE), str(_DEMAND)
+    return await first_result(
+        server, work, many, seconds=at.seconds(4), before=filled(server)
+    )
+
+
+@case(
     "create/{start}/{work}/{level}/{at_once}@{mode}",
     depth=_depth,
     needs=_setup,
@@ -61,20 +75,6 @@ async def create(at: At, *, start: str, work: Work, at_once: str, **_: str) -> M
     before = filled(server) if start == "warm" else None
     seconds = at.seconds(3)
     return await first_result(server, work, at_once, seconds=seconds, before=before)
-
-
-@case(
-    "create/miss/{work}@{mode}",
-    needs=lambda mode, **_: Setup(mode, pool=_SMALL_POOL),
-    mode=MODES,
-    work=WORKS,
-)
-async def miss(at: At, *, work: Work, **_: str) -> Measured:
-    """Time from create to the first result, 8 at once on a pool of 2, refilled."""
-    server, many = CubeMesh(at.mesh.profile, TEMPLATE), str(_DEMAND)
-    return await first_result(
-        server, work, many, seconds=at.seconds(4), before=filled(server)
-    )
 
 
 @case(
