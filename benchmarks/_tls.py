@@ -1,7 +1,7 @@
 """Our TLS and gRPC's own, side by side: who shows what, and processes that speak it.
 
     python -m benchmarks._tls serve FOLDER               until killed
-    python -m benchmarks._tls targets FOLDER WHERE KIND  weighs 500 connected targets
+    python -m benchmarks._tls targets FOLDER WHERE KIND  weighs 1,000 connected targets
     python -m benchmarks._tls loader FOLDER              follows files that stay as is
 
 Each prints one JSON object.
@@ -61,7 +61,7 @@ CLIENT: Final = SpiffeID.parse("spiffe://bench.test/client")
 Kind = Literal["ours", "native"]
 _NAME: Final = "server.bench.test"
 _LIFE: Final = timedelta(hours=1)
-_TARGETS: Final = 500
+_TARGETS: Final = 1000
 _AT_ONCE: Final = 50
 _IDLE_SECONDS: Final = 5.0  # one look at the files is among them
 _PATIENCE: Final = 60.0

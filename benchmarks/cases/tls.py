@@ -111,7 +111,7 @@ def _ratios(serial: dict[str, Series], rates: dict[str, Series]) -> Measured:
 
 @case("tls/targets")
 async def targets(at: At) -> Measured:
-    """Weigh 500 connected targets in a process that has nothing else."""
+    """Weigh 1,000 connected targets in a process that has nothing else."""
     del at
     found: dict[str, Series] = {}
     with identities() as folder:
