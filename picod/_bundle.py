@@ -33,6 +33,7 @@ _MODULES = (
     "picod.inside.nursery",
     "picod.inside.runs",
     "picod.inside.interpreter",
+    "picod.inside.spare",
     "picod.inside.context",
     "picod.inside.contexts",
     "picod.inside.watchdog",

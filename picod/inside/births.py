@@ -18,13 +18,15 @@ from picod.inside import keeper, kernel, rights
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from picod._values import Value
     from picod.inside.keeper import Order
 
+_IN_USE = 2  # interpreters: the first one is forked ahead
+_OURS: dict[str, Any] = {}  # our modules, out of the sight of code
 _LARGEST = 256 * 1024  # bytes of an order
-_SOON = ("linecache", "traceback")  # imported once there is an interpreter
+_SOON = ("linecache", "traceback")  # imported once the sandbox is in use
 
 
 def live(
@@ -55,12 +57,14 @@ def live(
 
 
 def _prepare() -> None:
-    """Let imports find what `python3` finds; the runner itself goes without."""
+    """Let imports find what `python3` finds, and nothing of ours."""
     import site  # noqa: PLC0415
 
     site.main()
     sys.path.insert(0, "")
     sys.modules["picod.inside.figures"].name_backend()
+    for name in [name for name in sys.modules if name.split(".")[0] == "picod"]:
+        _OURS[name] = sys.modules.pop(name)
 
 
 def _import(channel: _socket.socket, name: bytes) -> None:
@@ -105,7 +109,7 @@ def _freeze() -> None:
 def _serve(channel: _socket.socket) -> None:
     """Fork what is asked for until the runner is gone."""
     ahead: list[str] = []
-    soon = list(_SOON)
+    born = 0
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     while True:
@@ -123,7 +127,9 @@ def _serve(channel: _socket.socket) -> None:
         ]
         _bear(channel, marshal.loads(order), descriptors)  # noqa: S302
         keeper.close(descriptors)
-        ahead, soon = ahead + soon, []
+        born += 1
+        if born == _IN_USE:
+            ahead = list(_SOON)
 
 
 def _bear(channel: _socket.socket, order: Order, descriptors: list[int]) -> None:
@@ -173,7 +179,7 @@ def _start(control: int) -> Callable[[Order, tuple[int, int, int]], int]:
                 kernel.end_with_parent()
             kernel.hide()
             kernel.restore_signals()
-            sys.modules["picod.inside.notebook"].live(control, order)
+            _OURS["picod.inside.notebook"].live(control, order)
         except BaseException:  # noqa: BLE001  # nothing of it may go up into a keeper
             sys.__excepthook__(*sys.exc_info())
         finally:

@@ -8,6 +8,7 @@ from picod.inside.interpreter import Interpreter
 from picod.inside.orders import order_of
 from picod.inside.runs import Run
 from picod.inside.search import PLACES, candidates
+from picod.inside.spare import Spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST = 16  # contexts at once
 _PROGRAMS = {b"python": b"", b"bash": b"bash", b"node": b"node"}
+_NEVER = float("inf")
 _UNKNOWN = (b"CONTEXT_NOT_FOUND", "there is no such context")
 
 
@@ -42,6 +44,7 @@ class Contexts:
     ) -> None:
         self._link, self._reaper, self._defaults = link, reaper, defaults
         self.nursery = nursery
+        self._spare = Spare(nursery, self._fork, defaults)
         self._named: dict[bytes, Context] = {}
         self._made = 0
 
@@ -63,14 +66,36 @@ class Contexts:
         return ask
 
     def bear(self, context: Context, order: Order) -> Interpreter:
-        """Make an interpreter for *context*.
+        """Make an interpreter for *context*, or take the spare one.
 
         Raises:
             OSError: no process or descriptor is left for it.
 
         """
+        made = self._spare.take(context, order)
+        if made is None:
+            made = self._fork(context, order)
+            made.serve(context, order[1])
+        return made
+
+    def _fork(self, context: Context | Spare, order: Order) -> Interpreter:
         kept = self.nursery.bear(order)
         return Interpreter(kept, self._link, self._reaper, context)
+
+    @property
+    def ahead_at(self) -> float:
+        """When to fork an interpreter ahead: not while a call runs."""
+        busy = any(each.run is not None for each in self._named.values())
+        return _NEVER if busy else self._spare.wanted_at
+
+    def think_ahead(self) -> None:
+        """Fork an interpreter ahead.
+
+        Raises:
+            OSError: no process or descriptor is left for it.
+
+        """
+        self._spare.make()
 
     def forget(self, context: Context) -> None:
         """Let *context* be none of ours any more."""
@@ -80,12 +105,13 @@ class Contexts:
     def due(self) -> float:
         """Tell when `on_time` has something to do."""
         times = [each for one in self._named.values() for each in one.due()]
-        return min([self.nursery.overdue, *times])
+        return min([self.nursery.overdue, self._spare.due(), *times])
 
     def on_time(self, now: float) -> None:
         """Do what is due at *now*, on the monotonic clock."""
         if self.nursery.overdue <= now:
             self.nursery.end()
+        self._spare.on_time(now)
         for context in list(self._named.values()):
             context.on_time(now)
 

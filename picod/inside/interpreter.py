@@ -8,6 +8,7 @@ interpreter ends this interpreter alone.
 from __future__ import annotations
 
 import fcntl
+import marshal
 import os
 import select
 import sys
@@ -15,7 +16,7 @@ import time
 
 from picod import _protocol as wire
 from picod._values import unpack_dict
-from picod.inside import kernel
+from picod.inside import keeper, kernel
 from picod.inside.kept import Kept, killed_or_ended
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from picod.inside.keeper import Keeper
     from picod.inside.link import Link
     from picod.inside.reaper import Reaper
+    from picod.inside.spare import Spare
 
 _FIONREAD = 0x541B
 _PACKET = wire.HEADER.size + wire.MAX_PAYLOAD
@@ -39,17 +41,18 @@ class Interpreter(Kept):
         kept: its keeper.
         link: waits for its descriptors.
         reaper: kills its tree.
-        context: whose calls it runs.
+        context: whose calls it runs, once it was told to `serve` it.
 
     """
 
     forked = True
 
     def __init__(
-        self, kept: Keeper, link: Link, reaper: Reaper, context: Context
+        self, kept: Keeper, link: Link, reaper: Reaper, context: Context | Spare
     ) -> None:
         super().__init__(kept, link, reaper)
-        self._context = context
+        self._context: Context | Spare = context
+        self.taken = False
         self._parser = wire.Parser(wire.FROM_INTERPRETER)
         self._out: list[bytes] = []
         self._number = 0  # of the last call that it was given
@@ -73,18 +76,33 @@ class Interpreter(Kept):
 
     # -- what it is told
 
+    def serve(self, context: Context, environment: dict[bytes, bytes]) -> bool:
+        """Be *context*'s from now on, in *environment*; return False if it is dead."""
+        for pid in filter(None, (self.kept.pid, self.pid)):
+            kernel.kill(pid, keeper.SIGCONT)  # the code may have stopped it
+        if self.alone or self.sweep_at is not None:
+            return False
+        self._give(1, marshal.dumps(environment, 4))  # ahead of the first call
+        if self._silent:
+            return False
+        self._context, self.taken = context, True
+        return True
+
     def begin(self, code: bytes) -> None:
         """Let it run *code* for the context's current call."""
         self._number += 1
         self._runs = self._done = self._wanted = False
         for descriptor in list(self._pipes):
             self._read(descriptor, to_nobody=True)
-        view = memoryview(code)
+        self._give(self._number, code)
+
+    def _give(self, number: int, data: bytes) -> None:
+        view = memoryview(data)
         while len(view) > wire.MAX_PAYLOAD:
             part = view[: wire.MAX_PAYLOAD]
-            self._out.append(wire.frame(wire.REQUEST_PART, self._number, part))
+            self._out.append(wire.frame(wire.REQUEST_PART, number, part))
             view = view[wire.MAX_PAYLOAD :]
-        self._out.append(wire.frame(wire.REQUEST, self._number, view))
+        self._out.append(wire.frame(wire.REQUEST, number, view))
         self._push()
 
     def interrupt(self) -> None:

@@ -29,6 +29,7 @@ class Kept:
     """
 
     busy = True  # whether somebody waits for what it does
+    taken = True  # whether it is a call's or a context's, and not only kept ready
     forked = False  # whether its first process shares the nursery's memory
 
     def __init__(self, kept: keeper.Keeper, link: Link, reaper: Reaper) -> None:

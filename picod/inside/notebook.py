@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import marshal
 import os
 import sys
 from _signal import pause
@@ -34,11 +35,11 @@ _NOBODY = (
 def live(control: int, order: Order) -> NoReturn:
     """Be an interpreter until the runner is gone."""
     channel = Channel(control)
-    argv, environment, *_ = order
-    _become_python(channel, environment)
-    kind = _KINDS[argv[0]](channel)
+    _become_python(channel)
     count = 0
     try:
+        _enter(marshal.loads(channel.receive()))  # noqa: S302
+        kind = _KINDS[order[0][0]](channel)
         while True:
             code = channel.receive()
             count += 1
@@ -53,13 +54,8 @@ def live(control: int, order: Order) -> NoReturn:
             pause()
 
 
-def _become_python(channel: Channel, environment: dict[bytes, bytes]) -> None:
+def _become_python(channel: Channel) -> None:
     """Leave nothing of the runner to be seen, and be as `python3` would be."""
-    os.environb.clear()
-    os.environb.update(environment)
-    _find_packages(environment)
-    for name in [name for name in sys.modules if name.split(".")[0] == "picod"]:
-        del sys.modules[name]
     names = [name for name in dir(sys.flags) if not name.startswith("_")]
     flags = {name: getattr(sys.flags, name) for name in names}
     shown: Any = type(sys.implementation)(**flags | _PLAIN)
@@ -70,11 +66,18 @@ def _become_python(channel: Channel, environment: dict[bytes, bytes]) -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     builtins.input = _refuse_input
-    figures.name_backend()
     sys.addaudithook(lambda event, _: channel.settle() if event in _SPAWNING else None)
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed()  # or all forks would draw the same numbers
+
+
+def _enter(environment: dict[bytes, bytes]) -> None:
+    """Be in *environment*, and in no other."""
+    os.environb.clear()
+    os.environb.update(environment)
+    figures.name_backend()
+    _find_packages(environment)
 
 
 def _find_packages(environment: dict[bytes, bytes]) -> None:

@@ -87,6 +87,8 @@ class Nursery:
     def bear(self, order: Order) -> keeper.Keeper:
         """Have it fork a keeper, and beneath that the interpreter of *order*.
 
+        The interpreter waits to be told its environment: that of *order* is not used.
+
         Raises:
             OSError: no process or descriptor is left for it.
 
@@ -109,8 +111,9 @@ class Nursery:
         theirs = (their_stdout, their_stderr, their_report, their_control.detach())
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTORS.pack(*theirs))
         try:
-            kernel.kill(self._reaper.nursery, keeper.SIGCONT)  # it may be stopped
-            self._socket.sendmsg([marshal.dumps(order, 4)], [rights])
+            self.wake()
+            bare = marshal.dumps((order[0], {}, *order[2:]), 4)
+            self._socket.sendmsg([bare], [rights])
         except OSError:
             keeper.close([stdout, stderr, report])
             raise
@@ -118,6 +121,11 @@ class Nursery:
             keeper.close([*theirs])
         ends = (stdout, stderr, report, -1, -1)
         return keeper.Keeper(0, ends, control=control.detach())
+
+    def wake(self) -> None:
+        """Let it go on, should the code have stopped it."""
+        if self._reaper.nursery:
+            kernel.kill(self._reaper.nursery, keeper.SIGCONT)
 
     def end(self) -> None:
         """Kill it; the next one is made when it is needed."""

@@ -89,10 +89,12 @@ class Runner:
         if now < self._ahead_due():
             return
         try:
-            if self._reaper.idle:
+            if not self._reaper.idle:
+                self._reaper.idle.append(Keeper.fork())
+            elif not self._reaper.nursery:
                 self._nursery.open()
             else:
-                self._reaper.idle.append(Keeper.fork())
+                self._contexts.think_ahead()
         except OSError:
             self._ahead_at = now + _RETRY
 
@@ -102,7 +104,7 @@ class Runner:
             return self._ahead_at
         if not self._reaper.nursery:
             return max(self._ahead_at, self._nursery.again_at)
-        return _NEVER
+        return max(self._ahead_at, self._contexts.ahead_at)
 
     def end(self) -> None:
         """End every process; without isolation also remove the workspace."""

@@ -46,7 +46,7 @@ class Watchdog:
 
     def look(self, now: float) -> None:
         """Look if it is time; *now* is on the monotonic clock."""
-        kept = self._reaper.keepers.values()
+        kept = [each for each in self._reaper.keepers.values() if each.taken]
         if not kept:
             self.next_look = 0.0
             return

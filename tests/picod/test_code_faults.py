@@ -332,10 +332,10 @@ number = max(map(int, os.listdir("/proc/self/fd")))
     assert ran.text == "'next'"
 
 
-async def test_nothing_is_left_of_many_contexts(runner: Runner) -> None:
+async def test_nothing_is_left_of_many_contexts() -> None:
     """No descriptor and no process stays behind a context."""
 
-    async def once() -> None:
+    async def once(runner: Runner) -> None:
         made = await runner.code.create(NewContext("python"))
         await cell(
             runner,
@@ -344,10 +344,11 @@ async def test_nothing_is_left_of_many_contexts(runner: Runner) -> None:
         )
         await runner.code.delete(made.name)
 
-    await once()
-    inside = psutil.Process(runner.pid).children()[0]
-    before = inside.num_fds()
-    for _ in range(10):
-        await once()
-    assert inside.num_fds() == before
-    assert alive("4716.1") == []
+    async with sandbox(limits=Limits(processes=63)) as made:  # without a spare one
+        await once(made)
+        inside = psutil.Process(made.pid).children()[0]
+        before = inside.num_fds()
+        for _ in range(10):
+            await once(made)
+        assert inside.num_fds() == before
+        assert alive("4716.1") == []
