@@ -96,7 +96,7 @@ class Context:
         interpreter = self._interpreter
         if interpreter is None or not interpreter.ready:
             return
-        self._born_by, self._tries = _NEVER, 0
+        self._born_by = _NEVER
         self._answer()
         if self.run is not None or not self._waiting:
             return
@@ -141,6 +141,7 @@ class Context:
     def finished(self) -> None:
         """Note that the interpreter is through with the current call."""
         run, self.run = self.run, None
+        self._tries = 0
         if run is not None:
             run.end()
         self.advance()
@@ -151,10 +152,10 @@ class Context:
         ending, self._ending = self._ending, b""
         wanted, self._wanted = self._wanted, False
         assert interpreter is not None  # noqa: S101
-        if not interpreter.begun and not ending:
+        if not ending and (not interpreter.begun or self._may_repeat(interpreter)):
             self._not_begun(interpreter)
             return
-        self._count, self._born_by = 0, _NEVER
+        self._count, self._born_by, self._tries = 0, _NEVER, 0
         fate = ending or interpreter.fate.encode()
         run, self.run = self.run, None
         if run is not None:
@@ -163,6 +164,15 @@ class Context:
             self._notice = b"this interpreter is new, what was defined is gone: " + fate
         self._answer()
         self.advance()
+
+    def _may_repeat(self, interpreter: Interpreter) -> bool:
+        """Put the call back of which nothing ran: a spare one may have been killed."""
+        run = self.run
+        if run is None or run.cancelled or run.cause or not interpreter.untouched:
+            return False
+        self.run, self._count = None, 0
+        self._waiting.insert(0, run)
+        return True
 
     def _not_begun(self, interpreter: Interpreter) -> None:
         """Try again, or tell all who wait why there is no interpreter."""

@@ -74,6 +74,11 @@ class Interpreter(Kept):
         """Whether it can be given a call."""
         return self.begun and self.sweep_at is None and not self.alone
 
+    @property
+    def untouched(self) -> bool:
+        """Whether it had a first call, of which nothing ran."""
+        return self._number == 1 and not self._runs
+
     # -- what it is told
 
     def serve(self, context: Context, environment: dict[bytes, bytes]) -> bool:

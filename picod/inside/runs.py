@@ -78,7 +78,9 @@ class Run(Call):
     # -- what the interpreter does
 
     def begin(self, count: int, notice: bytes) -> None:
-        """Tell that its turn has come."""
+        """Tell that its turn has come, once."""
+        if self._began:
+            return
         self._began = time.monotonic()
         values: dict[bytes, Value] = {
             b"context": self.context.name,
