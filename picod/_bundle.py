@@ -57,31 +57,40 @@ _LATER = (  # for interpreters alone
 BOOTSTRAP = """\
 import builtins, marshal, os, sys, time
 began = time.monotonic_ns()
-def read(size):
-    data = b""
-    while len(data) < size:
-        more = os.read(0, size - len(data))
-        if not more:
+def part(size):
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = os.readv(0, [view])
+        if not count:
             sys.exit(1)
-        data += more
+        view = view[count:]
     return data
-def load(modules):
-    for name, code, source in modules:
+def skip(size):
+    while size:
+        size -= len(os.read(0, min(size, 8192))) or sys.exit(1)
+def load(data):
+    for name, code in marshal.loads(data):
         module = sys.modules[name] = type(sys)(name)
         module.__builtins__ = own
         parent, _, leaf = name.rpartition(".")
         if parent not in sys.modules:
             sys.modules[parent] = type(sys)(parent)
         setattr(sys.modules[parent], leaf, module)
-        if ours:
-            code = marshal.loads(code)
-        else:
-            code = compile(source, f"<{name}>", "exec", 0, True)
+        if isinstance(code, str):
+            code = compile(code, f"<{name}>", "exec", 0, True)
         exec(code, module.__dict__)
 own = dict(vars(builtins))
-magic, modules, later = marshal.loads(read(int.from_bytes(read(4), "big")))
+magic, *lengths = (part(4) for _ in range(5))
+lengths = [int.from_bytes(length, "big") for length in lengths]
 ours = magic == sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
-load(modules)
+if not ours:
+    skip(sum(lengths[:2]))
+first, later = map(part, lengths[:2] if ours else lengths[2:])
+if ours:
+    skip(sum(lengths[2:]))
+load(first)
+del first
 sys.modules["picod.inside.start"].main(began, lambda: load(later))
 """
 """What the interpreter in the sandbox runs.
@@ -93,20 +102,26 @@ what we use there.
 
 @functools.cache
 def bundle() -> bytes:
-    """All modules of the runner, behind their length in four bytes."""
-    modules, later = map(_packed, _MODULES), map(_packed, _LATER)
-    data = marshal.dumps((importlib.util.MAGIC_NUMBER, [*modules], [*later]), 4)
-    return len(data).to_bytes(4, "big") + data
+    """All modules of the runner: compiled, then as source.
+
+    In front stand the magic number of our bytecode and the lengths of the four parts,
+    four bytes each. Whoever has no use for a part does not keep it.
+    """
+    groups = [[*map(_read, names)] for names in (_MODULES, _LATER)]
+    compiled = [marshal.dumps([each[:2] for each in group], 4) for group in groups]
+    sources = [marshal.dumps([each[::2] for each in group], 4) for group in groups]
+    parts = (*compiled, *sources)
+    lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
+    return b"".join((importlib.util.MAGIC_NUMBER, lengths, *parts))
 
 
-def _packed(name: str) -> tuple[str, bytes, str | None]:
+def _read(name: str) -> tuple[str, CodeType, str | None]:
     spec = importlib.util.find_spec(name)
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
         raise RuntimeError(f"{name} has no source")
     code = spec.loader.get_code(name)
     assert code is not None  # noqa: S101  # it has source
-    data = marshal.dumps(_renamed(code, f"<{name}>"), 4)
-    return name, data, spec.loader.get_source(name)
+    return name, _renamed(code, f"<{name}>"), spec.loader.get_source(name)
 
 
 def _renamed(code: CodeType, name: str) -> CodeType:

@@ -56,9 +56,10 @@ def _open_bundle() -> bytes:
         text = Path(spec.origin).read_text(encoding="utf-8")
         if name == kernel.__name__:
             text += "\ndef hide(): pass\n"
-        modules.append((name, b"", text))
-    data = marshal.dumps((b"of no version", modules, []), 4)
-    return len(data).to_bytes(4, "big") + data
+        modules.append((name, text))
+    parts = (b"", b"", marshal.dumps(modules, 4), marshal.dumps([], 4))
+    lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
+    return b"".join((b"none", lengths, *parts))
 
 
 async def test_without_being_process_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,9 @@ def read(size):
         data += os.read(0, size - len(data)) or sys.exit()
     return data
 answer = memoryview(open(sys.argv[2], "rb").read())
-read(int.from_bytes(read(4), "big"))
+_, *lengths = (read(4) for _ in range(5))
+for length in lengths:
+    read(int.from_bytes(length, "big"))
 def frame():
     head = read(9)
     read(int.from_bytes(head[:4], "big"))
