@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import mmap
 import os
 import signal
 from collections import deque
@@ -74,7 +75,7 @@ class Link:
         self._nested = spawned.nested
         self._said = b""
         self._parser = wire.Parser(wire.FROM_RUNNER)
-        self._buffer = bytearray(_READ)
+        self._buffer = mmap.mmap(-1, _READ)  # memory only where it was needed
         self._out: deque[bytes | memoryview] = deque()
         self._streams: dict[int, Stream] = {}
         self._last = 0
