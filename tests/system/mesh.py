@@ -42,14 +42,14 @@ def cubemesh(
     **environ: str,
 ) -> Done:
     """Run one command of the CLI to its end."""
-    environ |= {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251
+    ours = {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251
     if profile is not None:
         environ["CUBEMESH_PROFILE"] = str(profile)
     done = subprocess.run(
         [*CUBEMESH, *argv],
         input=stdin,
         capture_output=True,
-        env=environ,
+        env=ours | environ,
         timeout=timeout,
         check=False,
     )
