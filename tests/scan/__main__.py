@@ -22,9 +22,9 @@ async def seen() -> dict[str, Report]:
     with (
         tempfile.TemporaryDirectory() as folder,
         up(Path(folder)) as mesh,
-        Sandbox.create(profile=mesh.profile),
+        Sandbox.create(profile=mesh.profile) as sandbox,
     ):
-        doors = doors_of(mesh)
+        doors = doors_of(mesh, sandbox.session_id)
         return {name: await report(door) for name, door in doors.items()}
 
 

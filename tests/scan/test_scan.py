@@ -40,16 +40,16 @@ def mesh(
     }
     with (
         up(tmp_path_factory.mktemp("scanned"), **flags) as running,
-        Sandbox.create(profile=running.profile),
+        Sandbox.create(profile=running.profile) as sandbox,
     ):
-        running.said["lowest"] = request.param
+        running.said |= {"lowest": request.param, "session": sandbox.session_id}
         yield running
 
 
 @pytest.mark.parametrize("name", LOWEST)
 async def test_a_door_is_sound(mesh: Up, name: str) -> None:
     """By default TLS 1.3 alone; with 1.2, no suite that is not AEAD and ECDHE."""
-    door = doors_of(mesh)[name]
+    door = doors_of(mesh, mesh.said["session"])[name]
     assert await report(door) == sound(max(mesh.said["lowest"], LOWEST[name]))
     refused = {r["reason"] for r in mesh.records(door.log) if "refused" in r["event"]}
     assert {"no_certificate", "tls_version", "no_http2"} <= refused

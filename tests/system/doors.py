@@ -22,13 +22,14 @@ class Door(NamedTuple):
     rightful_files: Path
 
 
-def doors_of(mesh: Up) -> dict[str, Door]:
-    """Return the doors of *mesh*, in which one sandbox runs, by their names."""
+def doors_of(mesh: Up, session_id: str) -> dict[str, Door]:
+    """Return the doors of *mesh* by their names, of its sandboxes the session's."""
     identities = mesh.state / "identities"
     user, router = identities / "user", identities / "router"
-    manager, (folder,) = "workloadmanager", mesh.runtime.glob("sbx-*")
+    manager, sandbox = "workloadmanager", mesh.sandbox_of(session_id)
+    data = f"unix:{mesh.runtime}/{sandbox}/data.sock"
     return {
         "router": Door(mesh.said["address"], "router", USER, user),
         manager: Door(f"unix:{mesh.runtime}/wm.sock", manager, ROUTER, router),
-        "picod": Door(f"unix:{folder}/data.sock", folder.name, ROUTER, router),
+        "picod": Door(data, sandbox, ROUTER, router),
     }

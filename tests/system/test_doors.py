@@ -32,15 +32,14 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 
 
 
 @pytest.fixture(scope="module")
-def sandbox_id(mtls: Up) -> Iterator[str]:
+def session_id(mtls: Up) -> Iterator[str]:
     with Sandbox.create(profile=mtls.profile) as sandbox:
-        yield mtls.sandbox_of(sandbox.session_id)
+        yield sandbox.session_id
 
 
 @pytest.fixture(params=["router", "workloadmanager", "picod"])
-def door(request: pytest.FixtureRequest, mtls: Up, sandbox_id: str) -> Door:
-    assert sandbox_id
-    return doors_of(mtls)[request.param]
+def door(request: pytest.FixtureRequest, mtls: Up, session_id: str) -> Door:
+    return doors_of(mtls, session_id)[request.param]
 
 
 def test_who_may_is_answered(door: Door) -> None:
@@ -78,10 +77,11 @@ def test_the_right_name_from_the_sandboxes_ca(
 
 
 def test_a_sandboxs_own_identity(
-    door: Door, mtls: Up, sandbox_id: str, tmp_path: Path
+    door: Door, mtls: Up, session_id: str, tmp_path: Path
 ) -> None:
     """Code that got hold of its sandbox's key still passes no door."""
-    own = f"spiffe://sandbox.cluster.local/ns/agentcube-system/sandbox/{sandbox_id}"
+    name = mtls.sandbox_of(session_id)
+    own = f"spiffe://sandbox.cluster.local/ns/agentcube-system/sandbox/{name}"
     files = forged(mtls, own).write(tmp_path)
     with refused(mtls, door, "untrusted_chain"):
         assert knock(door.address, *files) == b""
