@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from picod.inside.kernel import be_called
+
 __all__ = ["leave_mark", "own_mark"]
 
 _NAME: Final = "process.json"
@@ -30,4 +32,4 @@ def leave_mark(folder: Path, sandbox_id: str, uid: int | None) -> None:
     """
     mark = {**own_mark(), "uid": uid}
     (folder / _NAME).write_text(json.dumps(mark), encoding="ascii")
-    Path("/proc/self/comm").write_text(f"picod-{sandbox_id[4:13]}", encoding="ascii")
+    be_called(f"picod-{sandbox_id[4:13]}".encode())

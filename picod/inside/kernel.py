@@ -17,6 +17,7 @@ _KIB = 1024
 _PR_SET_PDEATHSIG = 1
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +25,7 @@ _libc.signal.restype = ctypes.c_void_p
 _libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
 
-def _prctl(option: int, argument: int) -> int:
+def _prctl(option: int, argument: int | ctypes.c_char_p) -> int:
     result = int(_libc.prctl(option, argument, 0, 0, 0))
     if result < 0:
         raise OSError(ctypes.get_errno(), "prctl")
@@ -39,6 +40,14 @@ def hide() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
     if _prctl(_PR_GET_DUMPABLE, 0):
         raise OSError("still dumpable")
+
+
+def be_called(name: bytes) -> None:
+    """Show *name*, up to 15 bytes, in lists of processes.
+
+    Source: prctl(2), PR_SET_NAME. Who is hidden may not write its own /proc/self/comm.
+    """
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name))
 
 
 def adopt_orphans() -> None:
