@@ -126,7 +126,7 @@ def document_command(file: Path | None, *, page: Path) -> None:
     """
     from benchmarks._document import PlaceError, document  # noqa: PLC0415 - as for `_draw`
 
-    file = file or max(_RESULTS.glob("*.json"), default=None)
+    file = file or max(_RESULTS.glob("[0-9]*.json"), default=None)
     if file is None:
         raise click.UsageError(f"there are no results in {_RESULTS}: run it first")
     try:

@@ -115,7 +115,10 @@ for pid in others():
                     lambda: os.open(f"/proc/{pid}/fd/{number}", flags))
         attempt(f"what fd {number} of {pid} is",
                 lambda: os.readlink(f"/proc/{pid}/fd/{number}"))
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:  # it has just ended by itself
+        continue
     for number in range(12):
         syscall(f"pidfd_getfd {number} of {pid}", libc.syscall(438, pidfd, number, 0))
 """,

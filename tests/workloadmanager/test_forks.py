@@ -155,7 +155,9 @@ async def test_whatever_is_killed_while_a_sandbox_is_made_nothing_is_left(
             await SYSTEM.sleep(chance.uniform(0, 0.06))
             for picod in new:
                 with suppress(psutil.Error):  # it has just ended
-                    chance.choice([picod, *picod.children(recursive=True)]).kill()
+                    bwraps = picod.children()
+                    runners = [each for bwrap in bwraps for each in bwrap.children()]
+                    chance.choice([picod, *bwraps, *runners]).kill()
             (fate,) = await asyncio.gather(making, return_exceptions=True)
             fates.append(type(fate))
             await until(lambda: len(sessions) == 0)
