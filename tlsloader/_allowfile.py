@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from clock import SYSTEM
@@ -17,6 +16,7 @@ from tlsloader._ear import Ear
 from tlsloader._errors import AllowlistError, InvalidMatcherError, MaterialError
 from tlsloader._files import looked
 from tlsloader._matchers import Allowlist, Matcher, parse_matcher
+from tlsloader._subscribers import Subscribers
 from tlsloader._watch import Watch
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class AllowlistFile:
         self._data, self._allow = first
         self._clock = clock
         self._fault = ""
-        self._callbacks: dict[object, Callable[[Allowlist], None]] = {}
+        self._subscribers: Subscribers[Allowlist] = Subscribers()
+        self._watch: Watch | None = None
         self.refusals: Counter[str] = Counter()
         self._tell()
 
@@ -68,13 +69,7 @@ class AllowlistFile:
         Returns:
             A function that ends the subscription; calling it again is harmless.
         """
-        token = object()
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
+        return self._subscribers.add(callback)
 
     async def follow(self, *, poll: float = 0.5, watch: bool = True) -> NoReturn:
         """Take each good change of the file until cancelled.
@@ -83,16 +78,15 @@ class AllowlistFile:
         content is compared all the same, for file systems that tell nothing.
         """
         ear = Ear(self._clock)
-        with Watch([self._path], ear.hear) if watch else nullcontext() as watching:
+        with Watch([self._path], ear.hear) as watching:
+            self._watch = watching if watch else None
             while True:
-                if watching:  # first, so that no change falls in between
-                    await asyncio.to_thread(watching.arm)
                 await self._look()
                 await ear.listen(poll)
 
     async def _look(self) -> None:
         try:
-            data, allow = await asyncio.to_thread(_read, self._path)
+            data, allow = await asyncio.to_thread(self._find)
         except AllowlistError as error:
             self._keep(error)
             return
@@ -101,8 +95,13 @@ class AllowlistFile:
         if data != before and allow != self._allow:
             self._allow = allow
             self._tell()
-            for callback in tuple(self._callbacks.values()):
+            for callback in self._subscribers:
                 callback(allow)
+
+    def _find(self) -> tuple[bytes, Allowlist]:
+        if self._watch is not None:
+            self._watch.arm()  # first, so that no change falls in between
+        return _read(self._path)
 
     def _keep(self, error: AllowlistError) -> None:
         """Go on with what we have, in spite of *error*."""

@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
+from tlsloader._subscribers import Subscribers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -32,7 +34,7 @@ class KeptSource:
     def __init__(self, first: Material, clock: Clock) -> None:
         self._material = first
         self._clock = clock
-        self._callbacks: dict[object, Callable[[Material], None]] = {}
+        self._subscribers: Subscribers[Material] = Subscribers()
         self._told: set[str] = set()
         self._standing: Sequence[MaterialError] = ()
         self._expiry_told = False
@@ -72,13 +74,7 @@ class KeptSource:
 
     def subscribe(self, callback: Callable[[Material], None]) -> Callable[[], None]:
         """Have *callback* called after each publication; see `Source`."""
-        token = object()
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
+        return self._subscribers.add(callback)
 
     def _tell_expiry(self) -> None:
         """Say once that the newest generation is over, or by our clock yet to begin."""
@@ -135,7 +131,7 @@ class KeptSource:
             began = f"{held.not_before:%FT%TZ}, this one {fresh.not_before:%FT%TZ}"
             detail = f"the one before began at {began}; is an old copy written back?"
             _log.warning("identity is an older one", extra={"detail": detail})
-        for callback in tuple(self._callbacks.values()):
+        for callback in self._subscribers:
             try:
                 callback(fresh)
             except Exception:  # noqa: BLE001 -- the others must still hear of it
