@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # gRPC would write on standard error that we start processes beside it; before it loads.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251
@@ -18,6 +19,9 @@ from benchmarks._machine import facts
 from benchmarks._soak import Soak, soak
 from clock import SYSTEM
 from serving import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -67,9 +71,7 @@ def _show(console: Console, mode: str, seen: Soak) -> None:
             f"{first.rss_mib:g} → {last.rss_mib:g}",
             f"{grown.descriptors}, {grown.threads}, {grown.rss_mib:g}",
         )
-    console.print(table)
-    for failure in seen.failures[:10]:
-        console.print(f"  failed: {failure}", markup=False)
+    _show_end(console, table, seen.failures)
     console.print("all of it held" if seen.held else "it did NOT hold")
 
 
@@ -87,10 +89,14 @@ def _show_cycles(console: Console, mode: str, seen: Cycles) -> None:
             getattr(each, name, None) for each in (seen.before, seen.after)
         )
         table.add_row(name, f"{before}", f"{after}")
-    console.print(table)
-    for failure in seen.failures[:10]:
-        console.print(f"  failed: {failure}", markup=False)
+    _show_end(console, table, seen.failures)
     console.print("nothing is left" if seen.held else "something IS left")
+
+
+def _show_end(console: Console, table: Table, failures: Sequence[str]) -> None:
+    console.print(table)
+    for failure in failures[:10]:
+        console.print(f"  failed: {failure}", markup=False)
 
 
 def _arguments() -> argparse.Namespace:
