@@ -8,9 +8,11 @@ once that the Router, which bounds them, refuses none.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import statistics
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +26,11 @@ from clock import SYSTEM
 from cubemesh import AsyncSandbox, CommandOutput, CubeMeshError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from benchmarks._mesh import Mesh, Mode
 
-__all__ = ["Soak", "soak"]
+__all__ = ["Cost", "Soak", "soak", "warned"]
 
 _TTL = "2s"  # renewed at half of it
 _LOOK = 5.0
@@ -36,6 +38,7 @@ _LONGEST_STREAM = 60.0
 _TICKS = "i=0; while [ $i -lt {} ]; do echo $i; i=$((i+1)); sleep 0.1; done"
 _SHOWN = 10
 _AT_ONCE = 64
+_BAD = frozenset(("warning", "error", "critical"))
 
 
 class Cost(NamedTuple):
@@ -60,6 +63,8 @@ class Soak:
     latencies: list[float] = field(default_factory=list)
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     generations: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
+    """How often each service said what, and for what reason: why calls failed."""
 
     @property
     def grown(self) -> dict[str, Cost]:
@@ -95,6 +100,7 @@ class Soak:
             "latency_ms": spread(self.latencies) if self.latencies else {},
             "slowest_ms": round(max(self.latencies, default=0.0), 1),
             "generations": self.generations,
+            "warnings": self.warnings,
             "processes": {
                 name: {
                     "first": costs[0]._asdict(),
@@ -141,6 +147,7 @@ async def soak(mode: Mode, *, minutes: float, rate: float, streams: int) -> Soak
                 for number in range(streams):
                     tasks.create_task(_listen(sandbox, seen, until, number))
         ended = _generations(at)
+        seen.warnings = warned(at)
     seen.generations = {name: ended[name] - began.get(name, 0) for name in ended}
     return seen
 
@@ -228,10 +235,39 @@ def _cost(pid: int) -> Cost:
 
 def _generations(at: Mesh) -> dict[str, int]:
     """Count the identities that each service has had, by its log."""
-    logs = (at.folder / "state" / "logs").glob("*.log")
-    counted = {log.stem: log.read_bytes().count(b'"identity loaded"') for log in logs}
-    return {
-        "picod" if name.startswith("sbx-") else name: count
-        for name, count in counted.items()
-        if count
-    }
+    loaded = Counter(
+        log for log, line in _lines(at) if line["event"] == "identity loaded"
+    )
+    counted: dict[str, int] = {}
+    for log, count in loaded.items():  # of all sandboxes the one that has lived longest
+        counted[_service(log)] = max(count, counted.get(_service(log), 0))
+    return counted
+
+
+def warned(at: Mesh) -> dict[str, int]:
+    """Count what services warned of, by service, event and reason."""
+    return Counter(
+        f"{_service(log)}: {line['event']} ({line.get('reason', '-')})"
+        for log, line in _lines(at)
+        if line["level"] in _BAD
+    )
+
+
+def _lines(at: Mesh) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each log of the mesh, and its lines."""
+    for log in (at.folder / "state" / "logs").glob("*.log"):
+        for line in log.read_text().splitlines():
+            yield log.stem, _parsed(line)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """Return what a line says; one that our logging did not write is a warning."""
+    try:
+        parsed: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {"event": line, "level": "error"}
+    return parsed
+
+
+def _service(log: str) -> str:
+    return "picod" if log.startswith("sbx-") else log

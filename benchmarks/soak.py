@@ -72,6 +72,8 @@ def _show(console: Console, mode: str, seen: Soak) -> None:
             f"{grown.descriptors}, {grown.threads}, {grown.rss_mib:g}",
         )
     _show_end(console, table, seen.failures)
+    for what, count in sorted(seen.warnings.items()):
+        console.print(f"  warned {count} times: {what}", markup=False)
     console.print("all of it held" if seen.held else "it did NOT hold")
 
 
