@@ -172,6 +172,16 @@ MESH: Final = (
         (_at_least(None, "rate"), Bound("busiest", "typical")),
     ),
     Row(
+        "calls/s, 1 worker held to a quarter of a core",
+        "rate/stat/1",
+        (_at_least(None, "rate, rationed"),),
+    ),
+    Row(
+        "calls/s, 2 workers held to a quarter of a core each",
+        "rate/stat/2",
+        (_at_least(None, "rate, rationed"),),
+    ),
+    Row(
         "Execute(true)",
         "exec/true",
         (Bound("latency", "p50", "<=", 2.1), _at_least(1000, "rate")),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from benchmarks._case import MODES, At, Setup, case
+from benchmarks._case import MODES, At, NotAvailableError, Setup, case
 from benchmarks._drive import flood, paced
 from benchmarks._machine import cpu_seconds
+from benchmarks._rationed import rationed
 from benchmarks._series import Series, in_rounds, latency
 from benchmarks._ways import ways
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from benchmarks._case import Measured
 
@@ -21,6 +22,7 @@ __all__: list[str] = []
 IN_FLIGHT: Final = 64
 _CONNECTIONS: Final = 16  # the kernel spreads connections over workers, not calls
 _WARM_UP: Final = 100
+_RATION: Final = 0.25  # of a core: two of them leave the clients enough
 
 
 @case("hop/stat@{mode}", depth="quick", mode=MODES)
@@ -87,14 +89,28 @@ async def rate(at: At, **_: str) -> Measured:
             seconds=at.seconds(1.5),
             pids=[to.bare.pid],
         )
+        held = await _held(to.routed.stat, routers, seconds=at.seconds(1.5))
     share = ours["per core"].typical / bare["per core"].typical
     theirs = {f"bare {name}": series.beside() for name, series in bare.items()}
     return {
         **ours,
         **theirs,
+        **held,
         "of bare": Series("%", "higher", [[100 * share]]),
         "busiest": Series("%", "beside", [[100 * max(used) / sum(used)]]),
     }
+
+
+async def _held(
+    act: Callable[[], Awaitable[None]], routers: Sequence[int], *, seconds: float
+) -> dict[str, Series]:
+    """Take the rate again, each Router held to a ration of a core, if that can be."""
+    try:
+        with rationed(routers, _RATION):
+            found = await flood(act, in_flight=IN_FLIGHT, seconds=seconds)
+    except NotAvailableError:
+        return {}
+    return {"rate, rationed": found["rate"]}
 
 
 @case("exec/true@{mode}", depth="quick", mode=MODES)
