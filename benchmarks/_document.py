@@ -63,8 +63,9 @@ def _told(results: Results) -> Iterator[str]:
         f"Run of {results.at:.10}, {results.depth}: {machine['cores']} cores of "
         f"{machine['cpu']}, {memory:.0f} GiB, Linux {machine['kernel']}, Python "
         f"{machine['python']}, {machine['openssl']}. Load before "
-        f"{machine['load_before']:g}, after {machine['load_after']:g}; others used "
-        f"{machine['others_cores']:g} cores meanwhile.\n"
+        f"{machine['load_before']:g}, after {machine['load_after']:g}; other processes "
+        f"used {machine['others_cores']:g} cores meanwhile, and others on the same "
+        f"host {machine.get('stolen_cores', 0.0):g} (steal).\n"
     )
     for warning in warnings(results):
         yield f"**Mind**: {warning}.\n"

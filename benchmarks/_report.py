@@ -21,6 +21,10 @@ __all__ = ["Sheet", "line", "sheets", "warnings"]
 
 _QUIET: Final = 0.1  # cores that others may use: then absolute figures mean something
 _ENDS: Final = ("before", "after")
+_TAKERS: Final = {
+    "others_cores": "other processes",
+    "stolen_cores": "others on the same host (steal)",
+}
 _MOVED: Final = 1.1  # by how much the yardstick may differ within a run
 _YARDSTICKS: Final = (  # of the machine: name, unit, what usual ones have
     ("page_fault_ns", "a minor page fault", "ns", "200 to 500 ns"),
@@ -186,12 +190,13 @@ def line(name: str, outcome: Outcome) -> str:
 
 def warnings(results: Results) -> Iterator[str]:
     """Yield what speaks against believing absolute figures."""
-    others = results.machine["others_cores"]
-    if others > _QUIET:
-        cores = results.machine["cores"]
-        yield (
-            f"others used {others:g} of {cores} cores meanwhile: trust the ratios only"
-        )
+    for key, who in _TAKERS.items():
+        if (taken := results.machine.get(key, 0.0)) > _QUIET:
+            cores = results.machine["cores"]
+            yield (
+                f"{who} used {taken:g} of {cores} cores meanwhile: trust the ratios "
+                "only"
+            )
     before, after = _echoes(results)
     if max(before, after) > _MOVED * min(before, after):
         yield (

@@ -51,7 +51,7 @@ async def measure(
                 tell(each.name, outcome)
     results.yardstick["after"] = await echo()
     load = round(psutil.getloadavg()[0], 2)
-    results.machine |= {"load_after": load, "others_cores": others.cores()}
+    results.machine |= {"load_after": load, **others.cores()}
     return results
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from benchmarks._machine import Others, descendants, facts, pss_mib
@@ -47,13 +49,45 @@ def test_a_process_that_is_over_weighs_nothing() -> None:
     assert pss_mib(done.pid) == 0
 
 
-def test_our_own_work_is_not_that_of_others() -> None:
-    """What this process and its children use is not counted against the machine."""
-    others = Others()
-    loop = "for _ in range(3_000_000): pass"
-    subprocess.run([sys.executable, "-c", loop], check=True)
-    exec(loop)  # noqa: S102
-    assert 0 <= others.cores() <= (os.cpu_count() or 1)
+_BURN = "import time\nwhile time.process_time() < 1: pass\n"
+_UNWAITED = f"""
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if not os.fork():
+    exec({_BURN!r})
+    os._exit(0)
+try:
+    os.wait()
+except ChildProcessError:
+    pass
+"""
+
+
+@pytest.mark.parametrize("code", [_BURN, _UNWAITED], ids=["waited", "unwaited"])
+def test_our_own_work_is_not_that_of_others(code: str) -> None:
+    """Others used no more than the machine, less what ours did that are gone now."""
+    others, busy, began = Others(), _busy(), time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    used = others.cores()["others_cores"] * (time.monotonic() - began)
+    assert used + 1 <= _busy() - busy + 0.3
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def test_what_others_do_is_told() -> None:
+    """A process that is not below us counts as another's; and it may have ended."""
+    others, began = Others(), time.monotonic()
+    with subprocess.Popen(
+        ["/usr/bin/setsid", "--fork", sys.executable, "-c", _BURN],
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+    used = others.cores()["others_cores"] * (time.monotonic() - began)
+    assert used > 0.9
 
 
 def test_facts_name_no_host() -> None:

@@ -215,10 +215,11 @@ def test_a_busy_or_changing_machine_is_told() -> None:
     """Figures of a machine that others used are to be read as ratios."""
     kept = results()
     assert not list(warnings(kept))
-    kept.machine["others_cores"] = 1.5
+    kept.machine |= {"others_cores": 1.5, "stolen_cores": 0.2}
     kept.yardstick["after"] = latency([[2.0]])
-    busy, changed = warnings(kept)
-    assert "1.5 of 2 cores" in busy
+    busy, stolen, changed = warnings(kept)
+    assert "other processes used 1.5 of 2 cores" in busy
+    assert "(steal) used 0.2 of 2 cores" in stolen
     assert "1.00 ms before the run and 2.00 ms after" in changed
 
 
