@@ -71,32 +71,40 @@ class Taken:
         )
 
 
-async def paced(act: Act, *, seconds: float, warm_up: int = _WARM_UP) -> Taken:
+async def paced(*acts: Act, seconds: float, warm_up: int = _WARM_UP) -> list[Taken]:
     """Have one act fall due after the other, on a fixed schedule, for *seconds*.
 
     From one to the next it leaves half as much again as an act takes with its undoing,
     so that mostly one is under way; should one take longer, the next begins all the
-    same.
+    same. Several *acts* take turns, and what each took is returned in their order.
     """
-    takes = [await _whole(act) for _ in range(max(1, warm_up))]
-    every = statistics.median(takes) * _SLACK
-    count = min(_MOST, max(_FEWEST, round(seconds / every)))
-    taken: list[tuple[float, str | None]] = [(0.0, None)] * count
-    places, began = asyncio.Semaphore(_AT_ONCE), time.perf_counter()
+    every = [await _usual(act, warm_up) for act in acts]
+    turns = min(_MOST, max(_FEWEST, round(seconds / sum(every))))
+    begun: list[list[asyncio.Task[tuple[float, str | None]]]] = [[] for _ in acts]
+    places, due = asyncio.Semaphore(_AT_ONCE), time.perf_counter()
 
-    async def one(number: int) -> None:
+    async def one(act: Act, due: float) -> tuple[float, str | None]:
         async with places:
-            took, undo = await _timed(act, began + number * every)
-            taken[number] = took, await _undone(undo)
+            took, undo = await _timed(act, due)
+            return took, await _undone(undo)
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            for number in range(count):
-                await _until(began + number * every)
-                tasks.create_task(one(number))
+            for _ in range(turns):
+                for act, pause, own in zip(acts, every, begun, strict=True):
+                    await _until(due)
+                    own.append(tasks.create_task(one(act, due)))
+                    due += pause
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
-    return Taken([list(each) for each in in_rounds(taken)])
+    samples = ([task.result() for task in own] for own in begun)
+    return [Taken([list(each) for each in in_rounds(taken)]) for taken in samples]
+
+
+async def _usual(act: Act, warm_up: int) -> float:
+    """Return how long after the start of *act* another one may begin."""
+    takes = [await _whole(act) for _ in range(max(1, warm_up))]
+    return statistics.median(takes) * _SLACK
 
 
 async def _until(due: float) -> None:
@@ -112,30 +120,34 @@ async def _whole(act: Act) -> float:
 
 
 async def burst(
-    act: Act,
-    *,
+    *acts: Act,
     at_once: int,
     seconds: float,
     before: Callable[[], Awaitable[object]] | None = None,
-) -> Taken:
+) -> list[Taken]:
     """Have *at_once* acts fall due together; again, at least once, for *seconds*.
 
     *before* is awaited ahead of each burst, e.g. until a pool is full. A burst is a
-    round.
+    round. Several *acts* take turns, the first one behind *before*.
     """
-    seen, until = Taken(), time.perf_counter() + seconds
-    while not seen.rounds or time.perf_counter() < until:
+    seen, until = [Taken() for _ in acts], time.perf_counter() + seconds
+    while not seen[0].rounds or time.perf_counter() < until:
         if before is not None:
             await before()
-        due = time.perf_counter()
-        acts = (_timed(act, due) for _ in range(at_once))
-        outcomes = await asyncio.gather(*acts, return_exceptions=True)
-        done = [each for each in outcomes if not isinstance(each, BaseException)]
-        seen.failures += [each for each in outcomes if isinstance(each, Exception)]
-        labels = await asyncio.gather(*(_undone(undo) for _, undo in done))
-        took = [ms for ms, _ in done]
-        seen.rounds.append(list(zip(took, labels, strict=True)))
+        for act, taken in zip(acts, seen, strict=True):
+            await _together(act, at_once, taken)
     return seen
+
+
+async def _together(act: Act, at_once: int, seen: Taken) -> None:
+    due = time.perf_counter()
+    acts = (_timed(act, due) for _ in range(at_once))
+    outcomes = await asyncio.gather(*acts, return_exceptions=True)
+    done = [each for each in outcomes if not isinstance(each, BaseException)]
+    seen.failures += [each for each in outcomes if isinstance(each, Exception)]
+    labels = await asyncio.gather(*(_undone(undo) for _, undo in done))
+    took = [ms for ms, _ in done]
+    seen.rounds.append(list(zip(took, labels, strict=True)))
 
 
 async def _timed(act: Act, due: float) -> tuple[float, Undo | None]:

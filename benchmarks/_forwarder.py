@@ -1,4 +1,4 @@
-"""A bare forwarder: one method's bytes in and out, no session, no gate, no policy.
+"""A bare forwarder: bytes in and out, no session, no gate, no policy.
 
 Same TLS as the Router's in each mode, same loop, a process of its own: what is left of
 its rate in the Router is what the Router's own work costs.
@@ -28,11 +28,12 @@ from tlsloader import (
 )
 from tlsloader.grpc import SERVER_OPTIONS, channel
 
-METHOD = "/cubemesh.v1.PicoD/Stat"
+SERVICE = "cubemesh.v1.PicoD"
+STREAMS = ("Execute", "RunCode")
 
 
 async def main(told: argparse.Namespace) -> None:
-    """Forward `METHOD` until killed; print where we listen."""
+    """Forward `Stat` and `STREAMS` until killed; print where we listen."""
     paths = Paths(told.key, told.chain, told.bundle)
     source = await FileSource.load(paths, BundlePaths(dict(told.foreign)))
     async with AsyncExitStack() as stack:
@@ -56,21 +57,40 @@ async def main(told: argparse.Namespace) -> None:
 
 
 def _handlers(onward: grpc.aio.Channel) -> grpc.GenericRpcHandler:
-    forward: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = onward.unary_unary(METHOD)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    handlers = {method: _stream(onward, method) for method in STREAMS}
+    handlers["Stat"] = _unary(onward, "Stat")
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _unary(onward: grpc.aio.Channel, method: str) -> Any:
+    forward: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+    forward = onward.unary_unary(f"/{SERVICE}/{method}")
 
     async def handle(request: bytes, context: Any) -> bytes:
-        call = forward(
-            request,
-            metadata=context.invocation_metadata(),
-            timeout=context.time_remaining(),
-        )
-        answer: bytes = await call
-        return answer
+        return await forward(request, **_alike(context))
 
-    service, _, method = METHOD[1:].partition("/")
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
-    handlers = {method: grpc.unary_unary_rpc_method_handler(handle)}
-    return grpc.method_handlers_generic_handler(service, handlers)
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _stream(onward: grpc.aio.Channel, method: str) -> Any:
+    forward: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+    forward = onward.unary_stream(f"/{SERVICE}/{method}")
+
+    async def handle(request: bytes, context: Any) -> None:
+        call: Any = forward(request, **_alike(context))
+        while (message := await call.read()) is not grpc.aio.EOF:
+            await context.write(message)
+
+    return grpc.unary_stream_rpc_method_handler(handle)
+
+
+def _alike(context: Any) -> dict[str, Any]:
+    """Return what a call is to have of the one that it forwards."""
+    return {
+        "metadata": context.invocation_metadata(),
+        "timeout": context.time_remaining(),
+    }
 
 
 def _foreign(text: str) -> tuple[str, Path]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cubemesh.v1.workloadmanager_pb2_grpc import WorkloadManagerAsyncStub
 
-__all__ = ["Direct", "Mesh", "Mode", "direct", "mesh", "routed"]
+__all__ = ["Direct", "Mesh", "Mode", "direct", "identity_of", "mesh", "routed"]
 
 Mode = Literal["mtls", "jwt"]
 _STARTED = 60.0
@@ -212,10 +212,11 @@ async def _dialled(
 
 
 def _caller(certificate: Path) -> Principal:
-    return Principal.of(_identity(certificate))
+    return Principal.of(identity_of(certificate))
 
 
-def _identity(certificate: Path) -> SpiffeID:
+def identity_of(certificate: Path) -> SpiffeID:
+    """Return the SPIFFE ID that *certificate* tells."""
     leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)

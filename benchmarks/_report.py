@@ -26,11 +26,19 @@ _TAKERS: Final = {
     "stolen_cores": "others on the same host (steal)",
 }
 _MOVED: Final = 1.1  # by how much the yardstick may differ within a run
+_FAULT: Final = (200, 500)  # ns: what a minor page fault takes on usual machines
 _YARDSTICKS: Final = (  # of the machine: name, unit, what usual ones have
-    ("page_fault_ns", "a minor page fault", "ns", "200 to 500 ns"),
+    ("page_fault_ns", "a minor page fault", "ns", "{:g} to {:g} ns".format(*_FAULT)),
     ("fork_ms", "a fork of a small Python, and its end", "ms", "0.4 ms"),
     ("ping_pong_us", "there and back on a socketpair", "us", "6 to 10 us"),
 )
+_BARE_START: Final = "create/cold/run_code/bwrap/serial@jwt"
+_BARE: Final = "bare: share"
+_COLUMNS: Final = [
+    "figure",
+    *(column for mode in MODES for column in (mode, _BARE)),
+    "AgentCube's Go",
+]
 _COLOURS: Final = {True: "green", False: "red", None: ""}
 
 
@@ -79,7 +87,7 @@ def sheets(results: Results) -> Iterator[Sheet]:
         if row.case in results.cases
     ]
     for sheet in (
-        Sheet("The mesh", ["figure", *MODES, "AgentCube's Go"], mesh),
+        Sheet("The mesh", _COLUMNS, mesh),
         Sheet("Its parts", ["figure", "measured"], parts),
         _stages(results),
         _machine(results),
@@ -89,13 +97,14 @@ def sheets(results: Results) -> Iterator[Sheet]:
 
 
 def _row(row: Row, modes: Sequence[Sequence[Cell]]) -> list[list[Figure]]:
-    """Return the name of *row*, its figures by mode, and AgentCube's beside them."""
+    """Return the name of *row*, ours and the bare ones by mode, and AgentCube's."""
     theirs = [
         _theirs(value, [cells[number] for cells in modes])
         for number, value in enumerate(row.agentcube)
     ]
     note = [Figure(f"({row.note})")] if row.note else []
-    return [[Figure(row.name)], *map(_cell, modes), [*theirs, *note]]
+    figures = (part for cells in modes for part in (_cell(cells), _bare(cells)))
+    return [[Figure(row.name)], *figures, [*theirs, *note]]
 
 
 def _theirs(value: float, ours: Sequence[Cell]) -> Figure:
@@ -111,6 +120,14 @@ def _cell(cells: Sequence[Cell]) -> list[Figure]:
     if all(each.value is None for each in cells):
         return [Figure(cells[0].why)]
     return [_figure(each) for each in cells if each.value is not None]
+
+
+def _bare(cells: Sequence[Cell]) -> list[Figure]:
+    return [
+        Figure(f"{_text(each.bound, each.bare, each.unit)}: {_number(each.share)} %")
+        for each in cells
+        if each.bare is not None and each.share is not None
+    ]
 
 
 def _text(bound: Bound, value: float, unit: str) -> str:
@@ -159,8 +176,34 @@ def _machine(results: Results) -> Sheet:
         if key in results.machine
     ]
     rows.append(["a gRPC echo between two processes", f"{before}, then {after} ms", ""])
+    rows += _bare_start(results)
     shown = [[[Figure(text)] for text in row] for row in rows]
     return Sheet("This machine", ["yardstick", "here", "usual machines"], shown)
+
+
+def _bare_start(results: Results) -> Iterator[list[str]]:
+    """Yield what of a bare start is the kernel's, here and on usual machines."""
+    faults, kernel, processor = (
+        results.find(_BARE_START, f"bare {name}")
+        for name in ("faults", "kernel", "processor")
+    )
+    if faults is None or kernel is None or processor is None:
+        return
+    here, *usual = (
+        _number(faults.typical * each / 1e6)
+        for each in (results.machine["page_fault_ns"], *_FAULT)
+    )
+    yield [
+        f"{_number(faults.typical)} page faults, as a bare start has",
+        f"{here} ms",
+        f"{' to '.join(usual)} ms",
+    ]
+    share = 100 * kernel.typical / processor.typical
+    yield [
+        "processor time of a bare start; of it in the kernel",
+        f"{_number(processor.typical)} ms, {_number(share)} %",
+        "",
+    ]
 
 
 def _echoes(results: Results) -> list[float]:

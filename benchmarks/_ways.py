@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from benchmarks._mesh import direct, routed
+from benchmarks._floor import forks
+from benchmarks._mesh import direct, identity_of, routed
 from benchmarks._setup import TEMPLATE
 from cubemesh import AsyncSandbox
 from cubemesh._plan import SANDBOX_TRUST_DOMAIN, TRUST_DOMAIN
@@ -22,10 +23,10 @@ from cubemesh.v1.picod_pb2_grpc import PicoDStub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from benchmarks._mesh import Direct, Mesh
+    from benchmarks._mesh import Mesh
     from cubemesh.v1.picod_pb2_grpc import PicoDAsyncStub
 
-__all__ = ["Way", "Ways", "ways"]
+__all__ = ["Way", "Ways", "floor", "ways"]
 
 _SESSION = "x-agentcube-session-id"
 _PATIENCE = 30.0
@@ -58,9 +59,27 @@ class Way:
 
     async def execute(self, *argv: str) -> int:
         """Run a command to its end; return how many bytes it wrote."""
+        return await _size(self._execute(*argv), lambda event: event.output.data)
+
+    async def run_code(self) -> int:
+        """Run ``1+1`` in the context that is there; return how many bytes it wrote."""
+        return await _size(self._run_code(), lambda event: event.output.data)
+
+    async def messages(self) -> dict[str, list[str]]:
+        """Return what comes for ``true`` and ``1+1``, in hexadecimal, by method."""
+        calls = {"Execute": self._execute("true"), "RunCode": self._run_code()}
+        return {
+            method: [each.SerializeToString().hex() async for each in call]
+            for method, call in calls.items()
+        }
+
+    def _execute(self, *argv: str) -> Any:
         request = pb.ExecuteRequest(argv=argv)
-        call = self.stub.Execute(request, metadata=self.metadata, timeout=2 * _PATIENCE)
-        return await _size(call, lambda event: event.output.data)
+        return self.stub.Execute(request, metadata=self.metadata, timeout=2 * _PATIENCE)
+
+    def _run_code(self) -> Any:
+        request = pb.RunCodeRequest(code="1+1")
+        return self.stub.RunCode(request, metadata=self.metadata, timeout=2 * _PATIENCE)
 
     async def read(self, path: bytes) -> int:
         """Read a file; return its size."""
@@ -113,7 +132,8 @@ async def ways(at: Mesh, *, connections: int = 1) -> AsyncIterator[Ways]:
         made = await AsyncSandbox.create(profile=at.profile, template=TEMPLATE)
         sandbox = await stack.enter_async_context(made)
         behind = await stack.enter_async_context(direct(at, sandbox.session_id))
-        pid, bare = await stack.enter_async_context(_forwarder(at, behind))
+        forwarder = _forwarder(at, behind.address, behind.spiffe_id)
+        pid, bare = await stack.enter_async_context(forwarder)
         to = [await _stubs(stack, at, where, connections) for where in (None, bare)]
         named = ((_SESSION, sandbox.session_id),)
         yield Ways(
@@ -135,16 +155,37 @@ async def _stubs(
 
 
 @asynccontextmanager
-async def _forwarder(at: Mesh, to: Direct) -> AsyncIterator[tuple[int, str]]:
-    """Run the bare forwarder in front of the same PicoD; yield its pid and address."""
+async def floor(at: Mesh, to: Ways) -> AsyncIterator[Way]:
+    """Open the way to a bare sandbox through a bare forwarder, by the same TLS.
+
+    It plays back the messages that the real one sends.
+    """
+    own, proven = at.identity, at.mode == "mtls"
+    identity = (own.key, own.chain, own.bundle) if proven else ()
+    expected = str(identity_of(own.chain)) if proven else ""
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(forks())
+        messages = await to.direct.messages()
+        bare = await made.start(messages, identity, expected)
+        stack.push_async_callback(bare.end)
+        forwarder = _forwarder(at, bare.address, expected)
+        pid, address = await stack.enter_async_context(forwarder)
+        yield Way(await _stubs(stack, at, address, 1), (), pid)
+
+
+@asynccontextmanager
+async def _forwarder(
+    at: Mesh, to: str, expected: str
+) -> AsyncIterator[tuple[int, str]]:
+    """Run the bare forwarder in front of *to*; yield its pid and address."""
     identity = at.identity
     foreign = at.bundle(SANDBOX_TRUST_DOMAIN)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks._forwarder"),
         *("--key", identity.key, "--chain", identity.chain),
-        *("--bundle", identity.bundle, "--to", to.address),
+        *("--bundle", identity.bundle, "--to", to),
         *("--foreign", f"{SANDBOX_TRUST_DOMAIN}={foreign}"),
-        *("--expected", to.spiffe_id, "--admit", f"spiffe://{TRUST_DOMAIN}/user/"),
+        *("--expected", expected, "--admit", f"spiffe://{TRUST_DOMAIN}/user/"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks._case import MODES, At, NotAvailableError, Setup, case
 from benchmarks._drive import flood, paced
+from benchmarks._floor import beside_bare
 from benchmarks._machine import cpu_seconds
 from benchmarks._rationed import rationed
 from benchmarks._series import Series, in_rounds, latency
-from benchmarks._ways import ways
+from benchmarks._ways import floor, ways
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,10 +38,10 @@ async def hop(at: At, **_: str) -> Measured:
         took = await _by_turns(ends, seconds=at.seconds(3))
     straight = took["direct"].percentile(50)
     took["hop"] = _above(took["routed"], straight)
-    took["bare hop"] = _above(took["bare"], straight).beside()
+    hops = beside_bare("hop", took["hop"], _above(took["bare"], straight))
     for name in ("bare", "direct"):
         took[name] = took[name].beside()
-    return {"hop": took.pop("hop"), **took}
+    return {"hop": took.pop("hop"), **hops, **took}
 
 
 async def _by_turns(
@@ -90,13 +91,11 @@ async def rate(at: At, **_: str) -> Measured:
             pids=[to.bare.pid],
         )
         held = await _held(to.routed.stat, routers, seconds=at.seconds(1.5))
-    share = ours["per core"].typical / bare["per core"].typical
-    theirs = {f"bare {name}": series.beside() for name, series in bare.items()}
     return {
         **ours,
-        **theirs,
+        "bare rate": bare["rate"].beside(),
+        **beside_bare("per core", ours["per core"], bare["per core"]),
         **held,
-        "of bare": Series("%", "higher", [[100 * share]]),
         "busiest": Series("%", "beside", [[100 * max(used) / sum(used)]]),
     }
 
@@ -116,20 +115,30 @@ async def _held(
 @case("exec/true@{mode}", depth="quick", mode=MODES)
 async def execute(at: At, **_: str) -> Measured:
     """Run `true` in a sandbox that is there: one at a time, and 64 in flight."""
-    async with ways(at.mesh) as to:
-        alone = await paced(
-            to.routed.true, seconds=at.seconds(3), warm_up=_WARM_UP // 2
-        )
+    async with ways(at.mesh) as to, floor(at.mesh, to) as bare:
+        acts = to.routed.true, bare.true
+        alone = await paced(*acts, seconds=at.seconds(4), warm_up=_WARM_UP // 2)
+        least = await flood(bare.true, in_flight=IN_FLIGHT, seconds=at.seconds(2))
         many = await flood(to.routed.true, in_flight=IN_FLIGHT, seconds=at.seconds(4))
-    return {**alone.series(), **many}
+    return {
+        **alone[0].series(),
+        **many,
+        **beside_bare("latency", *(each.series()["latency"] for each in alone)),
+        **beside_bare("rate", many["rate"], least["rate"]),
+    }
 
 
 @case("code/live@{mode}", depth="quick", mode=MODES)
 async def live_code(at: At, **_: str) -> Measured:
     """Run ``1+1`` by RunCode in a context that is there, through the Router."""
-    async with ways(at.mesh) as to:
+    async with ways(at.mesh) as to, floor(at.mesh, to) as bare:
 
-        async def act() -> None:
+        async def ours() -> None:
             await to.sandbox.run_code("1+1")
 
-        return (await paced(act, seconds=at.seconds(4), warm_up=20)).series()
+        async def least() -> None:
+            await bare.run_code()
+
+        alone = await paced(ours, least, seconds=at.seconds(5), warm_up=20)
+    taken = [each.series()["latency"] for each in alone]
+    return {"latency": taken[0], **beside_bare("latency", *taken)}

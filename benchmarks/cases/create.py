@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks._case import MODES, At, Setup, case
 from benchmarks._drive import burst, flood, paced
+from benchmarks._floor import beside_bare, forks
 from benchmarks._series import Series
 from benchmarks._servers import WORKS, CubeMesh
 from benchmarks._setup import LEVELS, TEMPLATE
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from benchmarks._case import Depth, Measured
-    from benchmarks._drive import Taken, Undo
+    from benchmarks._drive import Act, Taken, Undo
     from benchmarks._mesh import Mode
     from benchmarks._servers import Box, Server, Work
 
@@ -27,6 +28,8 @@ AT_ONCE: Final = (SERIAL, "8", "32", "100")
 POOL: Final = 8
 _SMALL_POOL, _DEMAND = 2, 8
 _UNDER_WAY: Final = 8  # creates that are sustained
+_FROM_POOL: Final = (SERIAL, "8")  # what a pool has for all who come
+_BESIDE: Final = {"latency", "last"}  # what the least that can do it is compared in
 _FILLED: Final = 60.0
 
 
@@ -54,9 +57,16 @@ def _setup(mode: Mode, start: str, level: str = "bwrap", **_: str) -> Setup:
 async def miss(at: At, *, work: Work, **_: str) -> Measured:
     """Time from create to the first result, 8 at once on a pool of 2, refilled."""
     server, many = CubeMesh(at.mesh.profile, TEMPLATE), str(_DEMAND)
-    return await first_result(
-        server, work, many, seconds=at.seconds(4), before=filled(server)
-    )
+    async with forks() as bare:
+        found = await first_result(
+            *(server, work, many),
+            seconds=at.seconds(4),
+            before=filled(server),
+            least=bare.first_result,
+        )
+    if (missed := found.get("latency, cold")) is None:  # the pool had enough for all
+        return found
+    return {**found, **beside_bare("latency, cold", missed, found["bare latency"])}
 
 
 @case(
@@ -69,12 +79,25 @@ async def miss(at: At, *, work: Work, **_: str) -> Measured:
     work=WORKS,
     at_once=AT_ONCE,
 )
-async def create(at: At, *, start: str, work: Work, at_once: str, **_: str) -> Measured:
+async def create(
+    at: At, *, start: str, level: str, work: Work, at_once: str, **_: str
+) -> Measured:
     """Time from create to the first result."""
     server = CubeMesh(at.mesh.profile, TEMPLATE)
     before = filled(server) if start == "warm" else None
-    seconds = at.seconds(3)
-    return await first_result(server, work, at_once, seconds=seconds, before=before)
+    made_ahead = start == "warm" and at_once in _FROM_POOL
+    if level != "bwrap" or made_ahead:
+        return await first_result(
+            server, work, at_once, seconds=at.seconds(3), before=before
+        )
+    async with forks() as bare:
+        found = await first_result(
+            *(server, work, at_once),
+            seconds=at.seconds(4),
+            before=before,
+            least=bare.first_result,
+        )
+    return {**found, **bare.costs()}
 
 
 @case(
@@ -87,23 +110,34 @@ async def sustained(at: At, **_: str) -> Measured:
     """Create and destroy without a pause, eight under way."""
     server = CubeMesh(at.mesh.profile, TEMPLATE)
 
-    async def act() -> Undo:
+    async def ours() -> Undo:
         return _destroying(await server.create())
 
-    return await flood(act, in_flight=_UNDER_WAY, seconds=at.seconds(6))
+    async with forks() as bare:  # first: afterwards a pool is being filled again
+
+        async def least() -> Undo:
+            return (await bare.start()).end
+
+        few = await flood(least, in_flight=_UNDER_WAY, seconds=at.seconds(2.5))
+    many = await flood(ours, in_flight=_UNDER_WAY, seconds=at.seconds(5))
+    return {**many, **beside_bare("rate", many["rate"], few["rate"])}
 
 
-async def first_result(
+async def first_result(  # noqa: PLR0913 - of what, and how
     server: Server,
     work: Work,
     at_once: str,
     *,
     seconds: float,
     before: Callable[[], Awaitable[object]] | None = None,
+    least: Act | None = None,
 ) -> Measured:
-    """Measure from create to the first result of *work* on any *server*."""
+    """Measure from create to the first result of *work* on any *server*.
 
-    async def act() -> Undo:
+    By turns with *least*, if there is something that does the least.
+    """
+
+    async def ours() -> Undo:
         box = await server.create()
         try:
             await getattr(box, work)()
@@ -112,14 +146,34 @@ async def first_result(
             raise
         return _destroying(box)
 
+    acts = [ours] if least is None else [ours, least]
     if at_once == SERIAL:
         if before is not None:
             await before()
-        taken = await paced(act, seconds=seconds, warm_up=2)
-        return {**taken.series(), **_hits(taken)}
-    count = int(at_once)
-    taken = await burst(act, at_once=count, seconds=seconds, before=before)
-    return {**taken.series(), **_hits(taken), **_whole_bursts(taken, count)}
+        taken, *bare = await paced(*acts, seconds=seconds, warm_up=2)
+    else:
+        taken, *bare = await burst(
+            *acts, at_once=int(at_once), seconds=seconds, before=before
+        )
+    found = _told(taken, at_once)
+    for each in bare:
+        floor = _told(each, at_once)
+        for name in _BESIDE & floor.keys():
+            found |= beside_bare(name, found[name], floor[name])
+    return {**found, **_hits(taken)}
+
+
+def _told(taken: Taken, at_once: str) -> dict[str, Series]:
+    """Return the latencies, and of bursts when the last was served and how many."""
+    if at_once == SERIAL:
+        return taken.series()
+    last = [[max(ms for ms, _ in each)] for each in taken.rounds if each]
+    served = [[100 * len(each) / int(at_once)] for each in taken.rounds]
+    return {
+        **taken.series(),
+        "last": Series("ms", "lower", last),
+        "served": Series("%", "higher", served),
+    }
 
 
 def _destroying(box: Box) -> Undo:
@@ -139,16 +193,6 @@ def _hits(taken: Taken) -> Measured:
     """Tell how many found a sandbox ready, where that is known of any."""
     told = any(label for each in taken.rounds for _, label in each)
     return {"hits": taken.share("warm")} if told else {}
-
-
-def _whole_bursts(taken: Taken, count: int) -> Measured:
-    """Tell when the last of each burst was served, and how many were."""
-    last = [[max(ms for ms, _ in each)] for each in taken.rounds if each]
-    served = [[100 * len(each) / count] for each in taken.rounds]
-    return {
-        "last": Series("ms", "lower", last),
-        "served": Series("%", "higher", served),
-    }
 
 
 def filled(server: Server) -> Callable[[], Awaitable[None]]:

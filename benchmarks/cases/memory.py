@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from benchmarks._case import MODES, At, NotAvailableError, case
 from benchmarks._drive import paced
+from benchmarks._floor import beside_bare, forks
 from benchmarks._machine import descendants, pss_mib
 from benchmarks._series import Series
 from benchmarks._setup import TEMPLATE
@@ -17,7 +18,7 @@ from clock import SYSTEM
 from cubemesh import AsyncSandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from benchmarks._case import Measured
     from benchmarks._mesh import Mesh
@@ -40,13 +41,29 @@ _DOUBLE: Final = 2.0
 async def idle(at: At, **_: str) -> Measured:
     """Weigh all processes of an idle sandbox, 20 alive, each with its share (PSS)."""
     mesh = at.mesh
-    before = _weight(mesh)
+    before = _weight(descendants(mesh.manager))
     async with _held() as sandboxes:
         await _more(sandboxes, mesh, _ALIVE)
         await SYSTEM.sleep(_SETTLED)
-        after = _weight(mesh)
-    each = (after - before) / _ALIVE
-    return {"sandbox": Series("MiB", "lower", [[each]])}
+        after = _weight(descendants(mesh.manager))
+    ours = _each((after - before) / _ALIVE)
+    return {"sandbox": ours, **beside_bare("sandbox", ours, await _bare())}
+
+
+async def _bare() -> Series:
+    """Weigh as many bare sandboxes, each used once."""
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(forks())
+        before = _weight([made.pid])
+        for _ in range(_ALIVE):
+            stack.push_async_callback(await made.first_result())
+        await SYSTEM.sleep(_SETTLED / 2)  # they were made one after the other
+        after = _weight([made.pid, *descendants(made.pid)])
+    return _each((after - before) / _ALIVE)
+
+
+def _each(weight: float) -> Series:
+    return Series("MiB", "lower", [[weight]])
 
 
 @case("memory/services@{mode}", mode=MODES)
@@ -87,14 +104,14 @@ async def held(at: At, **_: str) -> Measured:
 
 
 async def _stat(to: Ways) -> Series:
-    taken = await paced(to.routed.stat, seconds=_LOOK_SECONDS)
+    (taken,) = await paced(to.routed.stat, seconds=_LOOK_SECONDS)
     return taken.series()["latency"]
 
 
-def _weight(mesh: Mesh) -> float:
-    """Return what all processes below the WorkloadManager weigh."""
+def _weight(pids: Iterable[int]) -> float:
+    """Return what *pids* weigh: of ours, all below the WorkloadManager."""
     try:
-        return sum(pss_mib(pid) for pid in descendants(mesh.manager))
+        return sum(map(pss_mib, pids))
     except PermissionError as error:
         text = "only root reads the memory maps of sandboxes"
         raise NotAvailableError(text) from error

@@ -14,8 +14,8 @@ assert all_cases
 
 
 async def test_a_mesh_is_measured_and_its_time_divided() -> None:
-    """A call through the Router, and the stages of a sandbox's first result."""
-    names = ("exec/true@jwt", "stages/cold/execute@mtls")
+    """Calls beside the bare ones, and the stages of a sandbox's first result."""
+    names = ("exec/true@jwt", "code/live@mtls", "stages/cold/execute@mtls")
     found = await measure(
         chosen("quick", names), depth="quick", minutes=5, tell=lambda *_: None
     )
@@ -23,8 +23,10 @@ async def test_a_mesh_is_measured_and_its_time_divided() -> None:
     assert {
         name: each.failed + each.missing for name, each in outcomes.items()
     } == dict.fromkeys(names, "")
-    assert outcomes[names[0]].series["latency"].percentile(50) > 0
-    stages = dict(outcomes[names[1]].series)
+    for name in names[:2]:
+        assert outcomes[name].series["latency"].percentile(50) > 0
+        assert outcomes[name].series["latency of bare"].typical > 0
+    stages = dict(outcomes[names[2]].series)
     total = stages.pop("total").samples
     assert {"SDK", "Router", "start of PicoD", "handshake", "code"} <= set(stages)
     parts = zip(*(each.samples for each in stages.values()), strict=True)

@@ -48,7 +48,8 @@ class Server:
 async def test_a_stall_makes_those_late_that_were_due_meanwhile() -> None:
     """The schedule goes on while the server stalls: nothing is left out."""
     server = Server(0.01, stall=8, stalls=1.0)
-    series = (await paced(server.act, seconds=1.5, warm_up=2)).series()["latency"]
+    (taken,) = await paced(server.act, seconds=1.5, warm_up=2)
+    series = taken.series()["latency"]
     late = [sample for sample in series.samples if sample > 300]
     assert len(late) >= 3
     assert late[0] == max(late) > 1000
@@ -57,7 +58,7 @@ async def test_a_stall_makes_those_late_that_were_due_meanwhile() -> None:
 async def test_undoing_is_not_measured_and_names_the_sample() -> None:
     """Every act is undone, the warm-up too; labels make series of their own."""
     server = Server(0.01)
-    taken = await paced(server.act, seconds=0.5, warm_up=2)
+    (taken,) = await paced(server.act, seconds=0.5, warm_up=2)
     series = taken.series()
     assert server.undone == server.acts
     assert series["latency"].percentile(50) < 2 * 0.01 * 1000 + 20
@@ -73,11 +74,30 @@ async def test_a_burst_is_due_at_once() -> None:
     async def before() -> None:
         full.append(server.acts)
 
-    taken = await burst(server.act, at_once=5, seconds=0.05, before=before)
+    (taken,) = await burst(server.act, at_once=5, seconds=0.05, before=before)
     assert server.most == 5
     assert [len(each) for each in taken.rounds] == [5] * len(taken.rounds)
     assert full == [5 * number for number in range(len(taken.rounds))]
     assert server.undone == server.acts
+
+
+async def test_several_acts_take_turns() -> None:
+    """One is due behind the other, and each has its own samples."""
+    order: list[str] = []
+
+    async def ours() -> None:
+        order.append("ours")
+
+    async def bare() -> None:
+        order.append("bare")
+
+    one, other = await paced(ours, bare, seconds=0, warm_up=1)
+    assert order == 6 * ["ours", "bare"]
+    assert len(one.series()["latency"].samples) == 5
+    assert len(other.series()["latency"].samples) == 5
+    order.clear()
+    await burst(ours, bare, at_once=2, seconds=0)
+    assert order == ["ours", "ours", "bare", "bare"]
 
 
 async def test_a_burst_survives_a_failure() -> None:
@@ -88,11 +108,11 @@ async def test_a_burst_survives_a_failure() -> None:
         if not next(answers):
             raise ConnectionError("full")
 
-    taken = await burst(act, at_once=2, seconds=0)
+    (taken,) = await burst(act, at_once=2, seconds=0)
     assert len(taken.series()["latency"].samples) == 1
     assert len(taken.failures) == 1
     with pytest.raises(ConnectionError):
-        (await burst(act, at_once=2, seconds=0)).series()
+        (await burst(act, at_once=2, seconds=0))[0].series()
 
 
 async def test_a_flood_counts_what_ends() -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks import cases as all_cases
 from benchmarks._case import CASES, At, Case, NotAvailableError, case, chosen
 from benchmarks._cli import bench
+from benchmarks._floor import beside_bare
 from benchmarks._report import line, sheets, warnings
 from benchmarks._results import Outcome, Results, ResultsError
 from benchmarks._run import measure
@@ -166,6 +167,18 @@ def test_the_yardsticks_are_told() -> None:
     assert "1, then 1 ms" in text
 
 
+def test_what_of_a_bare_start_is_the_kernels_is_told() -> None:
+    """Its page faults at the price of this machine and of usual ones."""
+    counts = {"faults": 2000.0, "kernel": 20.0, "processor": 50.0}
+    costs = {f"bare {k}": Series("", "beside", [[each]]) for k, each in counts.items()}
+    kept = results(**{"create/cold/run_code/bwrap/serial@jwt": Outcome(series=costs)})
+    kept.machine["page_fault_ns"] = 3000.0
+    *_, machine = sheets(kept)
+    told = [[figure.text for cell in row for figure in cell] for row in machine.rows]
+    assert told[-2][1:] == ["6 ms", "0.4 to 1 ms"]
+    assert told[-1][1] == "50 ms, 40 %"
+
+
 def test_a_case_is_a_function_and_a_row() -> None:
     """One for each choice in braces, with what it needs and how deep it is."""
 
@@ -242,6 +255,22 @@ def test_a_kept_run_is_shown_for_documents(tmp_path: Path) -> None:
     said = CliRunner().invoke(bench, argv).output
     row = "| RunCode in a live context | p50 1 ms (≤ 1.5: ok), p99 1.1 ms (≤ 5: ok) |"
     assert row in said
+
+
+def test_the_least_that_can_do_it_stands_beside() -> None:
+    """The bare figure of the same mode, and the share of it that we reach."""
+    outcome = one(8)
+    outcome.series |= beside_bare(
+        "latency", outcome.series["latency"], latency([[6.0]] * 8)
+    )
+    sheet, _ = sheets(results(**{"code/live@jwt": outcome}))
+    ((_, ours, bare, mtls, none, _),) = sheet.rows
+    assert [each.text for each in bare] == ["p50 6 ms: 75 %"]
+    assert [each.text for each in ours] == [
+        "p50 8 ms (≤ 1.5: no)",
+        "p99 8.8 ms (≤ 5: no)",
+    ]
+    assert ([each.text for each in mtls], none) == (["not run"], [])
 
 
 def test_bounds_take_the_figure_they_name() -> None:
