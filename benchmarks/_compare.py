@@ -7,8 +7,9 @@ the ratios of new to old lie in an interval; the figure has changed if
 
 - that interval does not hold 1, and
 - the ratio is at least 5 % off, and
-- the same holds once the runs are divided by their yardstick, a gRPC echo: what the
-  machine itself did is nobody's regression. Shares and sizes are not divided.
+- the same holds once the runs are divided by their yardstick: what the machine itself
+  did is nobody's regression. It is what the bare one took that stands beside, else a
+  gRPC echo. Shares and sizes are not divided.
 
 Where a run has one sample there is no noise to look at: a change must be of 20 %.
 
@@ -90,16 +91,16 @@ class Comparison:
 
 def compare(old: Results, new: Results) -> Iterator[Comparison]:
     """Yield every case that both runs have."""
-    slower = _yardstick(new) / _yardstick(old)
+    slower = _echo(new) / _echo(old)
     for name, outcome in new.cases.items():
         pairs = (
-            (title, before, after)
+            (title, before, after, _machine(old, new, name, title) or slower)
             for title, after in outcome.series.items()
             if (before := old.find(name, title))
             and before.unit == after.unit
             and after.better != "beside"
         )
-        found = tuple(change for pair in pairs for change in _changes(*pair, slower))
+        found = tuple(change for pair in pairs for change in _changes(*pair))
         if found:
             yield Comparison(name, found)
 
@@ -114,7 +115,17 @@ def _changes(
             yield _change(title + label, after, both, percent, slower)
 
 
-def _yardstick(results: Results) -> float:
+def _machine(old: Results, new: Results, case: str, title: str) -> float:
+    """Return by how much the bare one beside a series became slower; 0: unknown."""
+    before, after = (
+        each.find(case, f"bare {title.partition(',')[0]}") for each in (old, new)
+    )
+    if not (before and after and before.typical and after.typical):
+        return 0.0
+    return float((after.typical / before.typical) ** _MOVES.get(after.unit, 0))
+
+
+def _echo(results: Results) -> float:
     ends = results.yardstick.values()
     return float(np.median([sample for each in ends for sample in each.samples]))
 

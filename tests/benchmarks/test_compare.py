@@ -77,6 +77,17 @@ def test_a_slower_machine_is_nobodys_regression() -> None:
     assert only(run(high), run(low, yardstick=1.3)).verdict == "WORSE"
 
 
+def test_what_the_bare_one_did_too_is_nobodys_regression() -> None:
+    """It tells of the machine what an echo does not, where both runs have it."""
+    old, new = (run(noisy(middle, 1)) for middle in (10, 20))
+    assert only(old, new).verdict == "WORSE"
+    for each, took in ((old, 5), (new, 10)):
+        each.cases["case"].series["bare latency"] = noisy(took, 3).beside()
+    assert only(old, new).verdict == "same"
+    old.cases["case"].series["bare latency"] = noisy(10, 3).beside()
+    assert only(old, new).verdict == "WORSE"
+
+
 @pytest.mark.parametrize(
     ("better", "verdict"), [("higher", "better"), ("lower", "WORSE")]
 )
