@@ -214,6 +214,7 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "SANDBOX_START_FAILED": UnavailableError,
         "SANDBOX_TIMEOUT": DeadlineExceededError,
         "SANDBOX_UNREACHABLE": UnavailableError,
+        "SECRETS_NOT_ISOLATED": InvalidRequestError,
         "SERVER_OVERLOADED": OverloadedError,
         "SESSION_EXPIRED": SessionExpiredError,
         "SESSION_MISMATCH": ConflictError,

@@ -95,9 +95,7 @@ async def _serve(
 ) -> None:
     """Open the doors, and say so once there is a runner behind them."""
     control, health = UnixAcceptor(name="control"), front.health
-    told = SandboxControlServicer(
-        sandbox, isolation, front.entry, lambda: starting.result().incident()
-    )
+    told = SandboxControlServicer(sandbox, isolation, front.entry, starting.result)
     PicoDServicer(sandbox, starting.result).add_to(front.data.server)
     opened: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
 
@@ -208,6 +206,11 @@ async def _runner(sandbox_id: str, wanted: Wanted) -> Runner:
 
 async def _binding(descriptor: int) -> Binding:
     request = await Hand("--binding-fd", descriptor).take(picod_pb2.BindRequest)
+    if request.files or request.secrets:
+        raise FatalError(
+            f"--binding-fd {descriptor}: a session with files or secrets",
+            "give them to Bind, which says why they are not taken",
+        )
     try:
         return binding_from_wire(request)
     except InvalidRequestError as error:

@@ -10,10 +10,12 @@ from google.protobuf import json_format
 
 from auth import InvalidPrincipalError, Principal
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
+from picod._contents import Contents
 from picod._errors import (
     IdentityNotHandedError,
     IdentityRefusedError,
     InvalidRequestError,
+    SecretsNotIsolatedError,
 )
 from picod._identity import handed_from_wire
 from picod._refusals import TABLE
@@ -22,16 +24,15 @@ from serving import aborting
 from tlsloader import HandedSource, MaterialError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     import grpc
 
     from picod._sandbox import Sandbox
     from picod._types import Limits
+    from picod._work import Work
     from tlsloader import FileSource
     from tlsloader.workload import WorkloadAPISource
-
-    Incident = Callable[[], Awaitable[str]]
 
 __all__ = ["Entry", "Isolation", "SandboxControlServicer", "binding_from_wire"]
 
@@ -101,13 +102,17 @@ class Entry:
 class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
     """Serves ``cubemesh.v1.SandboxControl`` for *sandbox*; *entry* is its data door.
 
-    *incident* tells what its limits last did to its code; empty: nothing.
+    *runner* returns what works inside, and is asked once *sandbox* is ready.
     """
 
     def __init__(
-        self, sandbox: Sandbox, isolation: Isolation, entry: Entry, incident: Incident
+        self,
+        sandbox: Sandbox,
+        isolation: Isolation,
+        entry: Entry,
+        runner: Callable[[], Work],
     ) -> None:
-        self._sandbox, self._incident = sandbox, incident
+        self._sandbox, self._runner = sandbox, runner
         self._isolation = isolation.message()
         self._entry = entry
 
@@ -120,10 +125,15 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         request: picod_pb2.BindRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> picod_pb2.BindResponse:
-        """Give the sandbox its session, once."""
+        """Give the sandbox its session, once, when all that belongs to it is there."""
         async with aborting(context, TABLE):
             self._sandbox.control_seen()
-            self._sandbox.bind(binding_from_wire(request))
+            contents = _contents(request)
+            if contents.secrets and self._isolation.level == "none":
+                raise SecretsNotIsolatedError
+            binding = binding_from_wire(request, contents.environment)
+            with self._sandbox.binding_to(binding):
+                await contents.put(self._runner())
         return picod_pb2.BindResponse()
 
     async def Status(  # noqa: N802
@@ -135,7 +145,7 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         sandbox = self._sandbox
         sandbox.control_seen()
         if sandbox.ready and sandbox.binding_known:
-            sandbox.note(await self._incident())
+            sandbox.note(await self._runner().incident())
         answer = picod_pb2.StatusResponse(
             sandbox_id=sandbox.sandbox_id,
             session_id=sandbox.session_id,
@@ -178,8 +188,15 @@ class SandboxControlServicer(picod_pb2_grpc.SandboxControlServicer):
         return picod_pb2.RenewResponse(generation=own.generation)
 
 
-def binding_from_wire(request: picod_pb2.BindRequest) -> Binding:
-    """Return the session that *request* tells of.
+def _contents(request: picod_pb2.BindRequest) -> Contents:
+    files = [(each.path, each.content) for each in request.files]
+    return Contents(files, dict(request.secrets))
+
+
+def binding_from_wire(
+    request: picod_pb2.BindRequest, environment: Mapping[str, str] = {}
+) -> Binding:
+    """Return the session that *request* tells of, with *environment* beside its own.
 
     Raises:
         InvalidRequestError: it is none.
@@ -198,6 +215,6 @@ def binding_from_wire(request: picod_pb2.BindRequest) -> Binding:
     return Binding(
         session_id=request.session_id,
         owner=owner,
-        environment=dict(request.environment),
+        environment={**request.environment, **environment},
         expires_at=expires_at,
     )

@@ -4,6 +4,7 @@
     ├── InvalidRequestError
     ├── NotBoundError, AlreadyBoundError, ShuttingDownError
     ├── IdentityRefusedError, IdentityNotHandedError
+    ├── SecretsNotIsolatedError
     ├── CommandError
     │   ├── InvalidCommandError
     │   ├── CommandNotFoundError
@@ -70,6 +71,7 @@ __all__ = [
     "PicoDError",
     "ProcessLimitError",
     "RunnerFaultError",
+    "SecretsNotIsolatedError",
     "ShuttingDownError",
     "SizeMismatchError",
     "UploadNotCommittedError",
@@ -130,6 +132,13 @@ class IdentityNotHandedError(PicoDError):
 
     reason = "IDENTITY_NOT_HANDED"
     text = "this PicoD was not started with --identity-fd"
+
+
+class SecretsNotIsolatedError(PicoDError):
+    """The sandbox has no place that is its own, and so none for secrets."""
+
+    reason = "SECRETS_NOT_ISOLATED"
+    text = "isolation level none keeps no secrets"
 
 
 class CommandError(PicoDError):

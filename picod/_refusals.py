@@ -21,6 +21,7 @@ _CODES: Final = {
     _errors.ShuttingDownError: StatusCode.UNAVAILABLE,
     _errors.IdentityRefusedError: StatusCode.INVALID_ARGUMENT,
     _errors.IdentityNotHandedError: StatusCode.FAILED_PRECONDITION,
+    _errors.SecretsNotIsolatedError: StatusCode.FAILED_PRECONDITION,
     _errors.InvalidCommandError: StatusCode.INVALID_ARGUMENT,
     _errors.CommandNotFoundError: StatusCode.NOT_FOUND,
     _errors.CommandNotExecutableError: StatusCode.FAILED_PRECONDITION,

@@ -202,7 +202,7 @@ class Runner:
 
         """
         async with self._asked(
-            b"write",
+            b"secret" if opening.secret else b"write",
             opening.path,
             mode=opening.mode.value,
             offset=messages.offset(opening.offset),

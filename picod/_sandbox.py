@@ -67,6 +67,7 @@ class Sandbox:
         self.ended_by = ""
         self.fault_told = asyncio.Event()
         self._clock = clock
+        self._taken = False  # somebody binds it, did, or failed to
         self._binding: Binding | None = None
         self._bound = asyncio.Event()
 
@@ -101,19 +102,30 @@ class Sandbox:
         self._starting = False
         self.control_seen()  # until now there was nobody to ask
 
-    def bind(self, binding: Binding) -> None:
-        """Give the sandbox its session, once and for all.
+    @contextmanager
+    def binding_to(self, binding: Binding) -> Iterator[None]:
+        """Give the sandbox its session once the block has ended well.
+
+        That is tried once in its life: if the block fails, it never has one.
 
         Raises:
-            AlreadyBoundError: it has one, the same or another.
+            AlreadyBoundError: it has one, the same or another, or failed to get one.
             RunnerFaultError: it is broken, or not even started.
             ShuttingDownError: it is ending.
         """
         self._refuse_unready()
-        if self._binding is not None:
+        if self._taken:
             raise AlreadyBoundError
+        self._taken = True
+        yield
+        self._refuse_unready()
         self._binding = binding
         self._bound.set()
+
+    def bind(self, binding: Binding) -> None:
+        """Give the sandbox its session now; raises as `binding_to`."""
+        with self.binding_to(binding):
+            pass
 
     async def bound(self) -> Binding:
         """Wait for the session of this sandbox."""

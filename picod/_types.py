@@ -172,10 +172,14 @@ class Mode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The file to write; *permissions* 0 means 0644 for a new file."""
+    """The file to write; *permissions* 0 means 0644 for a new file.
+
+    *secret*: *path* is the name of a secret, which lies where no path leads.
+    """
 
     path: bytes
     mode: Mode
     offset: int = 0
     permissions: int = 0
     make_parents: bool = False
+    secret: bool = False

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
     from picod._types import Limits
 
-__all__ = ["OPT", "USER", "Tmpfs", "View", "program_of", "view"]
+__all__ = ["OPT", "SECRETS", "USER", "Tmpfs", "View", "program_of", "view"]
 
 OPT = "/opt/python"
 """Where an interpreter from outside /usr is found inside."""
+
+SECRETS = "/run/secrets"
+"""Where code finds its secrets: a link into memory, which a session fills."""
 
 USER = 1000
 """The uid and gid that code inside sees; outside it has the sandbox's own."""
@@ -80,7 +83,7 @@ def view(python: str, limits: Limits, *, resolver: str = "") -> View:
     resolv = f"nameserver {resolver}\n" if resolver else ""
     return View(
         shown=tuple(shown),
-        links=links | {"/var/tmp": "../tmp"},  # noqa: S108
+        links=links | {"/var/tmp": "../tmp", SECRETS: "../dev/shm/secrets"},  # noqa: S108
         files=_MADE | {"resolv.conf": resolv},
         tmpfs=(
             Tmpfs("/workspace", limits.workspace, 0o755),

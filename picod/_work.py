@@ -92,3 +92,6 @@ class Work(Protocol):
 
     async def remove(self, path: bytes, *, recursive: bool = False) -> None:
         """Delete a file, or a directory; *recursive* with all that is in it."""
+
+    async def incident(self) -> str:
+        """Tell what the limits last did to the code: a reason, or nothing."""

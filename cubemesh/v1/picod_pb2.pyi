@@ -1245,6 +1245,33 @@ class DeleteContextResponse(_message.Message):
 Global___DeleteContextResponse: _TypeAlias = DeleteContextResponse  # noqa: Y015
 
 @_typing.final
+class NewFile(_message.Message):
+    """A file that is in the workspace when the session begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    """By the rules of WriteFile; missing parents are made. Leads to a file of its own:
+    neither twice to the same one, nor below another.
+    """
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewFile: _TypeAlias = NewFile  # noqa: Y015
+
+@_typing.final
 class BindRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1268,11 +1295,33 @@ class BindRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SESSION_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     PROOF_SECRET_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     proof_secret: _builtins.bytes
     """With this secret PicoD proves itself to the Router in jwt mode over TCP; 32 bytes."""
@@ -1286,6 +1335,19 @@ class BindRequest(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When the sandbox ends itself, should nobody end it before."""
 
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewFile]:
+        """At most 256; paths and contents together at most 2 MiB. WriteFile takes more."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """By name, 1 to 64 of A-Z, a-z, 0-9, "_", ".", "-", but not "." or "..": each becomes
+        a file of that name in the folder that the variable CUBEMESH_SECRETS names, in
+        memory, mode 0400, out of reach of ReadFile and its like. At most 64; names and
+        values together at most 256 KiB. Never stored, never logged. Isolation level "none"
+        takes none (SECRETS_NOT_ISOLATED).
+        """
+
     def __init__(
         self,
         *,
@@ -1294,10 +1356,12 @@ class BindRequest(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         proof_secret: _builtins.bytes = ...,
+        files: _abc.Iterable[Global___NewFile] | None = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "expires_at", b"expires_at", "owner", b"owner", "proof_secret", b"proof_secret", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "expires_at", b"expires_at", "files", b"files", "owner", b"owner", "proof_secret", b"proof_secret", "secrets", b"secrets", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

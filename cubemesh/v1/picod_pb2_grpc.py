@@ -868,8 +868,9 @@ class SandboxControlServicer:
     """
 
     def Bind(self, request, context):
-        """Bind gives the sandbox its session. It succeeds once in a sandbox's life;
-        repeated, it fails with ALREADY_BOUND.
+        """Bind gives the sandbox its session, once its files and secrets are in place. It
+        succeeds once in a sandbox's life; repeated, also after a failure, it fails with
+        ALREADY_BOUND: a sandbox that was not bound is to be ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

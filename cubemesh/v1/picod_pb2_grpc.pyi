@@ -320,8 +320,9 @@ class SandboxControlStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SandboxControlAsyncStub: ...
     Bind: _grpc.UnaryUnaryMultiCallable[_picod_pb2.BindRequest, _picod_pb2.BindResponse]
-    """Bind gives the sandbox its session. It succeeds once in a sandbox's life;
-    repeated, it fails with ALREADY_BOUND.
+    """Bind gives the sandbox its session, once its files and secrets are in place. It
+    succeeds once in a sandbox's life; repeated, also after a failure, it fails with
+    ALREADY_BOUND: a sandbox that was not bound is to be ended.
     """
     Status: _grpc.UnaryUnaryMultiCallable[_picod_pb2.StatusRequest, _picod_pb2.StatusResponse]
     """Status tells how the sandbox is."""
@@ -338,8 +339,9 @@ class SandboxControlAsyncStub(SandboxControlStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Bind: _aio.UnaryUnaryMultiCallable[_picod_pb2.BindRequest, _picod_pb2.BindResponse]  # type: ignore[assignment]
-    """Bind gives the sandbox its session. It succeeds once in a sandbox's life;
-    repeated, it fails with ALREADY_BOUND.
+    """Bind gives the sandbox its session, once its files and secrets are in place. It
+    succeeds once in a sandbox's life; repeated, also after a failure, it fails with
+    ALREADY_BOUND: a sandbox that was not bound is to be ended.
     """
     Status: _aio.UnaryUnaryMultiCallable[_picod_pb2.StatusRequest, _picod_pb2.StatusResponse]  # type: ignore[assignment]
     """Status tells how the sandbox is."""
@@ -359,8 +361,9 @@ class SandboxControlServicer(metaclass=_abc_1.ABCMeta):
         request: _picod_pb2.BindRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_picod_pb2.BindResponse, _abc.Awaitable[_picod_pb2.BindResponse]]:
-        """Bind gives the sandbox its session. It succeeds once in a sandbox's life;
-        repeated, it fails with ALREADY_BOUND.
+        """Bind gives the sandbox its session, once its files and secrets are in place. It
+        succeeds once in a sandbox's life; repeated, also after a failure, it fails with
+        ALREADY_BOUND: a sandbox that was not bound is to be ended.
         """
 
     @_abc_1.abstractmethod

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _RETRY = 1.0  # seconds until a keeper is forked ahead again
 _NEVER = float("inf")
 _LONG = 3600.0  # seconds to wait when nothing is due
+_MEMORY = b"/dev/shm"  # where secrets are; no path of callers leads there
 
 
 class Runner:
@@ -53,6 +54,7 @@ class Runner:
         self._last = 0
         self._defaults: dict[bytes, Value] = {}
         self._roots: list[Root] = []
+        self._vault: list[Root] = []
         self._reaper = Reaper()
         self._ahead_at = _NEVER  # when to fork a keeper ahead
         self._watchdog = Watchdog(self._reaper)
@@ -194,6 +196,8 @@ class Runner:
             Root(b"/workspace", text(values, b"workspace")),
             Root(text(values, b"scratch"), text(values, b"scratch")),
         ]
+        if number(values, b"isolated"):
+            self._vault = [Root(_MEMORY, _MEMORY)]
         self._nursery = Nursery(
             self._link,
             self._reaper,
@@ -259,9 +263,12 @@ class Runner:
 
     def _work(self, call: Transfer, request: dict[bytes, Value]) -> files.Work:
         operation = text(request, b"op")
+        largest = number(self._defaults, b"file_size")
         if operation == b"write":
-            largest = number(self._defaults, b"file_size")
             return files.write(call, self._roots, request, largest)
+        if operation == b"secret" and self._vault:
+            secret = request | {b"path": b"secrets/" + text(request, b"path")}
+            return files.write(call, self._vault, secret | {b"parents": 1}, largest)
         if operation == b"usage":
             return self._watchdog.tell(call)
         known = _OPERATIONS.get(operation)

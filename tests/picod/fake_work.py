@@ -188,6 +188,9 @@ class FakeWork:
         self._content(path)
         del self.files[path]
 
+    async def incident(self) -> str:
+        return ""
+
     def _content(self, path: bytes) -> bytes:
         if path not in self.files:
             raise MissingFileError

@@ -169,12 +169,13 @@ class PicoD:
         async with grpc.aio.insecure_channel(f"unix:{self.control}") as opened:
             yield picod_pb2_grpc.SandboxControlStub(opened)
 
-    async def bind(self, life: float = 3600) -> None:
+    async def bind(self, life: float = 3600, **contents: Any) -> None:
         """Give the sandbox its session."""
         request = picod_pb2.BindRequest(
             session_id=SESSION,
             owner={"issuer": ADA.issuer, "subject": ADA.subject},  # type: ignore[arg-type]
             environment={"TOLD": "at bind"},
+            **contents,
         )
         request.expires_at.FromDatetime(SYSTEM.now() + timedelta(seconds=life))
         async with self.controlled() as stub:
