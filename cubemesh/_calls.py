@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc._cython.cygrpc import InternalError
 
-from cubemesh._errors import BY_CODE, BY_REASON, MeshError
+from cubemesh._errors import BY_CODE, BY_REASON, HINTS, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -39,7 +39,7 @@ def to_error(code: grpc.StatusCode, details: str, trailing: Any = ()) -> MeshErr
         code=name,
         metadata=dict(info.metadata),
         retry_after=retry_after,
-        hint="" if info.reason or name != "UNAVAILABLE" else _UNREACHABLE_HINT,
+        hint=_hint(name, info.reason),
     )
 
 
@@ -113,6 +113,12 @@ async def put(call: Any, message: bytes) -> bool:
     except (InternalError, asyncio.InvalidStateError):
         return False
     return not call.done()
+
+
+def _hint(code: str, reason: str) -> str:
+    if not reason and code == "UNAVAILABLE":
+        return _UNREACHABLE_HINT
+    return HINTS.get(reason, "")
 
 
 def _details(trailing: Any) -> tuple[error_details_pb2.ErrorInfo, float | None]:

@@ -181,6 +181,8 @@ class InternalError(MeshError):
 BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
     {
         "ALREADY_BOUND": ConflictError,
+        "BINDING_REFUSED": InvalidRequestError,
+        "BINDING_TOO_LARGE": InvalidRequestError,
         "COMMAND_NOT_EXECUTABLE": ConflictError,
         "COMMAND_NOT_FOUND": CommandNotFoundError,
         "CONTEXT_BUSY": OverloadedError,
@@ -227,6 +229,15 @@ BY_REASON: Mapping[str, type[MeshError]] = MappingProxyType(
         "UNAUTHENTICATED": UnauthenticatedError,
         "UPLOAD_NOT_COMMITTED": TransferError,
         "WORKLOADMANAGER_UNREACHABLE": UnavailableError,
+    }
+)
+
+# What to do, where the message alone does not tell.
+HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "BINDING_TOO_LARGE": "make the sandbox first, then write the rest by "
+        "sandbox.files.write, or cubemesh cp",
+        "SECRETS_NOT_ISOLATED": "choose a template with isolation bwrap or gvisor",
     }
 )
 

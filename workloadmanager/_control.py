@@ -34,6 +34,7 @@ __all__ = [
     "identity_to_wire",
     "isolation_from",
     "peer_pid",
+    "refused_contents",
 ]
 
 _OPTIONS = (
@@ -45,6 +46,17 @@ _OPTIONS = (
 )
 _PATIENCE = 5.0
 _SERVICE = "cubemesh.v1.SandboxControl"
+# Refusals that are not about files and secrets.
+_OTHERS = frozenset(
+    (
+        "ALREADY_BOUND",
+        "DENIED",
+        "INTERNAL",
+        "RUNNER_FAULT",
+        "SHUTTING_DOWN",
+        "UNAUTHENTICATED",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,11 @@ def binding_to_wire(binding: Binding) -> picod_pb2.BindRequest:
             issuer=owner.issuer, subject=owner.subject, display=owner.display
         ),
         environment=binding.environment,
+        files=[
+            picod_pb2.NewFile(path=path, content=content)
+            for path, content in binding.contents.files
+        ],
+        secrets=binding.contents.secrets,
     )
     request.expires_at.FromDatetime(binding.expires_at)
     return request
@@ -170,13 +187,28 @@ def identity_to_wire(given: Handover) -> picod_pb2.Identity:
     )
 
 
+def refused_contents(error: grpc.aio.AioRpcError) -> str:
+    """Return for which reason the sandbox does not take what is to be in it.
+
+    Empty: it did not say, or something else is wrong with it.
+    """
+    reason = _info(error).reason
+    return "" if reason in _OTHERS else reason
+
+
 def _fault(error: grpc.aio.AioRpcError) -> str:
     """Return what was wrong with the identity, or else with the call."""
+    info = _info(error)
+    reason = info.metadata.get("fault") or info.reason or error.code().name
+    return str(reason.lower())
+
+
+def _info(error: grpc.aio.AioRpcError) -> ErrorInfo:
     status, info = rpc_status.from_call(error), ErrorInfo()
     for detail in status.details if status else ():
         if detail.Unpack(info):
-            return str(info.metadata.get("fault") or info.reason.lower())
-    return str(error.code().name.lower())
+            break
+    return info
 
 
 def peer_pid(path: Path) -> int:

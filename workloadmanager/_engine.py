@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from workloadmanager._contents import Contents
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
@@ -19,13 +21,14 @@ __all__ = ["Activity", "Binding", "Engine", "Sandbox"]
 class Binding:
     """What a sandbox gets once in its life: its session.
 
-    *environment* may hold secrets.
+    *environment* may hold secrets, *contents* does.
     """
 
     session_id: str
     owner: Owner
     expires_at: datetime
     environment: Mapping[str, str] = field(repr=False)
+    contents: Contents = field(default_factory=Contents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,9 @@ class Activity:
 class Engine(Protocol):
     """Makes, finds and ends sandboxes of one kind."""
 
+    def level(self, template: Template) -> str:
+        """Return the level of isolation that sandboxes of *template* have."""
+
     def reserve(self) -> str:
         """Return the id of the next sandbox, never given before: the soonest made.
 
@@ -81,6 +87,7 @@ class Engine(Protocol):
 
         Raises:
             BindingError: it did not confirm that it has it.
+            BindingRefusedError: it cannot have what is to be in it.
         """
 
     async def destroy(self, sandbox_id: str, record: str) -> None:

@@ -4,6 +4,10 @@ WorkloadManagerError
 ├── StateError                 the state folder cannot be used
 ├── TemplateFileError          the template file has faults
 ├── InvalidRequestError        the caller asked for something that cannot be
+│   ├── InvalidPathError       a path that no new file can have
+│   ├── PathOutsideWorkspaceError
+│   └── BindingTooLargeError   more files or secrets than one message takes
+├── SecretsNotIsolatedError    secrets for a sandbox that nothing isolates
 ├── TemplateNotFoundError
 ├── SessionNotFoundError
 ├── SessionExpiredError        it was, and ended less than 24 hours ago
@@ -11,13 +15,15 @@ WorkloadManagerError
 ├── PoolExhaustedError         no more sandboxes now
 ├── SandboxStartError          a sandbox could not be made
 │   ├── NoIdentityError        for want of an identity
-│   └── BindingError           a sandbox made ahead did not take its session
+│   ├── BindingError           a sandbox did not confirm its session
+│   └── BindingRefusedError    it does not take a file or secret
 ├── RenewalError               a sandbox did not take its next identity
 └── ClosingError               the service is going down
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,13 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BindingError",
+    "BindingRefusedError",
+    "BindingTooLargeError",
     "ClosingError",
+    "InvalidPathError",
     "InvalidRequestError",
     "NoIdentityError",
+    "PathOutsideWorkspaceError",
     "PoolExhaustedError",
     "RenewalError",
     "RequestMismatchError",
     "SandboxStartError",
+    "SecretsNotIsolatedError",
     "SessionExpiredError",
     "SessionNotFoundError",
     "StateError",
@@ -71,6 +82,31 @@ class InvalidRequestError(WorkloadManagerError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.metadata = {"field": field}
+
+
+class InvalidPathError(InvalidRequestError):
+    """No file of a new workspace can be at *path*."""
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        super().__init__("files", f"{os.fsdecode(path)!r} {reason}")
+
+
+class PathOutsideWorkspaceError(InvalidRequestError):
+    """The file at *path* would be out of the workspace."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__("files", f"{os.fsdecode(path)!r} leads out of the workspace")
+
+
+class BindingTooLargeError(InvalidRequestError):
+    """There are more of *field*, or larger ones, than one message takes."""
+
+
+class SecretsNotIsolatedError(WorkloadManagerError):
+    """There is no place for secrets that nobody else reads."""
+
+    def __init__(self) -> None:
+        super().__init__("secrets: isolation level none keeps none")
 
 
 class TemplateNotFoundError(WorkloadManagerError):
@@ -141,6 +177,15 @@ class NoIdentityError(SandboxStartError):
 
 class BindingError(SandboxStartError):
     """A sandbox did not confirm its session in time, and must not be used."""
+
+
+class BindingRefusedError(SandboxStartError):
+    """A sandbox does not take what its session brings, for *reason*; no other would."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(f"{reason}: {text}")
+        self.args = (f"the sandbox does not take it: {text}",)
+        self.metadata = {"fault": reason}
 
 
 class RenewalError(WorkloadManagerError):

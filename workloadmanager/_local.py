@@ -22,9 +22,15 @@ from workloadmanager._control import (
     identity_to_wire,
     isolation_from,
     peer_pid,
+    refused_contents,
 )
 from workloadmanager._engine import Sandbox
-from workloadmanager._errors import BindingError, NoIdentityError, SandboxStartError
+from workloadmanager._errors import (
+    BindingError,
+    BindingRefusedError,
+    NoIdentityError,
+    SandboxStartError,
+)
 from workloadmanager._launch import Launched, Outfit, launch
 from workloadmanager._logs import Logs
 from workloadmanager._picod import Place, Plan
@@ -46,6 +52,7 @@ __all__ = ["LocalEngine"]
 
 _START = 30.0  # seconds that a PicoD may take to be there
 _BIND = 2.0  # and to take its session
+_FILL = 5.0  # and to take one with files or secrets
 _END = 2.0  # and to go by itself
 _ADOPT = 3.0
 
@@ -86,6 +93,10 @@ class LocalEngine:
         """Call *died* (sandbox id, reason) when one ends by itself."""
         self._died = died
 
+    def level(self, template: Template) -> str:
+        """Return the template's level, or the one of those that name none."""
+        return template.isolation or self._plan.isolation
+
     def reserve(self) -> str:
         """Name the next sandbox; with an identity by whoever gives it that."""
         return self._identities.reserve() if self._proven else _ids.sandbox_id()
@@ -125,6 +136,8 @@ class LocalEngine:
         self._attend(box, box.control)
         if given is not None:
             self._identities.keep(sandbox_id, given, box.control.renew)
+        if binding is not None and binding.contents:
+            await self.bind(sandbox_id, binding)
         return Sandbox(
             sandbox_id=sandbox_id,
             address=box.place.address,
@@ -140,8 +153,10 @@ class LocalEngine:
             raise BindingError(f"{sandbox_id} is gone")
         try:
             with span("engine.bind"):
-                await box.control.bind(binding, _BIND)
+                await box.control.bind(binding, _FILL if binding.contents else _BIND)
         except grpc.aio.AioRpcError as error:
+            if binding.contents and (reason := refused_contents(error)):
+                raise BindingRefusedError(reason, error.details() or "") from error
             raise BindingError(_text(error)) from error
 
     @property
@@ -322,7 +337,7 @@ def _handed(given: Handover | None, binding: Binding | None) -> dict[str, bytes]
     handed = {}
     if given is not None:
         handed["--identity-fd"] = identity_to_wire(given).SerializeToString()
-    if binding is not None:
+    if binding is not None and not binding.contents:  # those may be refused: by Bind
         handed["--binding-fd"] = binding_to_wire(binding).SerializeToString()
     return handed
 

@@ -172,6 +172,7 @@ def _binding(session: Session, wish: Wish, template: Template) -> Binding:
         owner=session.owner,
         expires_at=session.latest_expiry + _MARGIN,
         environment={**template.environment, **wish.environment},
+        contents=wish.contents,
     )
 
 

@@ -12,12 +12,17 @@ from cubemesh.v1 import workloadmanager_pb2 as pb
 from cubemesh.v1 import workloadmanager_pb2_grpc
 from serving import Refusal, Table, aborting, refuse
 from workloadmanager._errors import (
+    BindingRefusedError,
+    BindingTooLargeError,
     ClosingError,
+    InvalidPathError,
     InvalidRequestError,
     NoIdentityError,
+    PathOutsideWorkspaceError,
     PoolExhaustedError,
     RequestMismatchError,
     SandboxStartError,
+    SecretsNotIsolatedError,
     SessionExpiredError,
     SessionNotFoundError,
     TemplateNotFoundError,
@@ -46,6 +51,15 @@ __all__ = ["TABLE", "WorkloadManagerServicer"]
 
 TABLE: Final[Table] = {
     InvalidRequestError: Refusal(StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    InvalidPathError: Refusal(StatusCode.INVALID_ARGUMENT, "INVALID_PATH"),
+    PathOutsideWorkspaceError: Refusal(
+        StatusCode.INVALID_ARGUMENT, "PATH_OUTSIDE_WORKSPACE"
+    ),
+    BindingTooLargeError: Refusal(StatusCode.INVALID_ARGUMENT, "BINDING_TOO_LARGE"),
+    SecretsNotIsolatedError: Refusal(
+        StatusCode.FAILED_PRECONDITION, "SECRETS_NOT_ISOLATED"
+    ),
+    BindingRefusedError: Refusal(StatusCode.FAILED_PRECONDITION, "BINDING_REFUSED"),
     TemplateNotFoundError: Refusal(StatusCode.NOT_FOUND, "TEMPLATE_NOT_FOUND"),
     SessionNotFoundError: Refusal(StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"),
     SessionExpiredError: Refusal(StatusCode.NOT_FOUND, "SESSION_EXPIRED"),

@@ -17,6 +17,7 @@ from workloadmanager._demand import Capacity
 from workloadmanager._endings import Endings
 from workloadmanager._errors import (
     ClosingError,
+    SecretsNotIsolatedError,
     SessionExpiredError,
     SessionNotFoundError,
 )
@@ -144,6 +145,8 @@ class Sessions:
             raise ClosingError
         check(wish)
         template = self.templates.find(wish.template)
+        if wish.contents.secrets and self._engine.level(template) == "none":
+            raise SecretsNotIsolatedError
         return await self._births.create(wish, template, self._tasks)
 
     async def find(self, session_id: str) -> Session:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from workloadmanager._contents import Contents
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -81,7 +83,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a caller asks of a new session; *environment* is never kept."""
+    """What a caller asks of a new session.
+
+    *environment* and *contents* are never kept.
+    """
 
     owner: Owner
     namespace: str
@@ -90,6 +95,7 @@ class Wish:
     lifetime: timedelta | None = None
     idle_timeout: timedelta | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    contents: Contents = field(default_factory=Contents)
 
 
 def milliseconds(moment: datetime) -> datetime:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cubemesh.v1 import picod_pb2, principal_pb2, workloadmanager_pb2
+from workloadmanager._contents import Contents
 from workloadmanager._deadlines import Touch
 from workloadmanager._errors import InvalidRequestError
 from workloadmanager._feed import (
@@ -113,6 +114,10 @@ def wish_from_wire(request: workloadmanager_pb2.CreateSessionRequest) -> Wish:
         lifetime=_optional_span(request, "lifetime"),
         idle_timeout=_optional_span(request, "idle_timeout"),
         environment=dict(request.environment),
+        contents=Contents(
+            [(each.path, each.content) for each in request.files],
+            dict(request.secrets),
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from workloadmanager import _contents
 from workloadmanager._errors import InvalidRequestError
 from workloadmanager._ids import is_label
 
@@ -46,6 +47,7 @@ def check(wish: Wish) -> None:
         )
     check_owner(wish.owner)
     _check_environment(wish.environment)
+    _contents.check(wish.contents)
 
 
 def check_owner(owner: Owner) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clock import SYSTEM, Clock
+from workloadmanager._contents import Contents
 from workloadmanager._demand import Capacity
 from workloadmanager._engine import Activity, Binding, Sandbox
 from workloadmanager._ids import sandbox_id
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ANN = Owner("spiffe://cluster.local", "spiffe://cluster.local/user/ann", "ann")
 BOB = Owner("spiffe://cluster.local", "spiffe://cluster.local/user/bob", "bob")
 _FEW = Capacity(100)
+_EMPTY = Contents()
 SHORT = Template(
     name="short",
     default_lifetime=timedelta(minutes=10),
@@ -55,6 +57,7 @@ def wish(  # noqa: PLR0913  # as many as a wish has
     lifetime: timedelta | None = None,
     idle_timeout: timedelta | None = None,
     environment: dict[str, str] | None = None,
+    contents: Contents = _EMPTY,
 ) -> Wish:
     return Wish(
         owner=owner,
@@ -64,6 +67,7 @@ def wish(  # noqa: PLR0913  # as many as a wish has
         lifetime=lifetime,
         idle_timeout=idle_timeout,
         environment=environment or {},
+        contents=contents,
     )
 
 
@@ -91,6 +95,9 @@ class FakeEngine:
         self.adoptable: set[str] = set()
         self.swept: set[str] | None = None
         self.died: Callable[[str, str], None] = lambda _sandbox, _reason: None
+
+    def level(self, template: Template) -> str:
+        return template.isolation or "bwrap"
 
     def reserve(self) -> str:
         return sandbox_id()

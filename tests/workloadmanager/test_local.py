@@ -23,8 +23,10 @@ from tests.processes import logging_into
 from tests.workloadmanager.engine import until, wish
 from tests.workloadmanager.local import PRINCIPAL, Ground
 from tests.workloadmanager.test_uids import first
-from workloadmanager._demand import Capacity
+from workloadmanager._contents import Contents
+from workloadmanager._demand import Bounds, Capacity
 from workloadmanager._errors import (
+    BindingRefusedError,
     PoolExhaustedError,
     SandboxStartError,
     SessionExpiredError,
@@ -36,7 +38,7 @@ from workloadmanager._sessions import Sessions
 from workloadmanager._store import Store
 from workloadmanager._templates import PYTHON, Templates
 from workloadmanager._uids import Uids
-from workloadmanager._values import Session, State, Wish
+from workloadmanager._values import Session, Start, State, Wish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -47,6 +49,7 @@ pytestmark = pytest.mark.slow
 
 _NONE_AHEAD = Capacity()
 SECRET = {"TOKEN": "s3cret-of-the-session"}
+VALUE = SECRET["TOKEN"].encode()
 STAT = picod_pb2.StatRequest(path=b".")
 METADATA = ((PRINCIPAL_METADATA, PRINCIPAL.encode()),)
 
@@ -128,8 +131,9 @@ async def test_a_sandbox_from_its_making_to_its_end(ground: Ground, level: str) 
 
 async def test_secrets_are_nowhere_on_disk(ground: Ground) -> None:
     """Neither in the store, nor in a log, nor in a command line or environment."""
+    contents = Contents((), {"TOKEN": VALUE})
     async with opened(ground) as sessions:
-        made = await sessions.create(order(environment=SECRET))
+        made = await sessions.create(order(environment=SECRET, contents=contents))
         await ground.run(made, "true")
         picod = processes(made)[0]
         assert SECRET["TOKEN"] not in str(picod.cmdline())
@@ -137,7 +141,46 @@ async def test_secrets_are_nowhere_on_disk(ground: Ground) -> None:
         assert set(picod.environ()) <= {"LANG", "PATH", "TMPDIR", "LC_CTYPE"}
         for path in ground.folder.rglob("*"):
             if path.is_file():
-                assert SECRET["TOKEN"].encode() not in path.read_bytes(), path
+                assert VALUE not in path.read_bytes(), path
+
+
+@each_level
+@pytest.mark.parametrize("ahead", [0, 1], ids=["cold", "warm"])
+async def test_files_and_secrets_are_there_from_the_start(
+    ground: Ground, level: str, ahead: int
+) -> None:
+    """In a sandbox made for the session, and in one that waited for it."""
+    if level == "gvisor":
+        need_gvisor()
+    contents = Contents([(b"d/in", b"1,2\n")], {"TOKEN": VALUE})
+    capacity = Capacity(100, Bounds(ahead, ahead))
+    async with opened(ground, capacity=capacity, isolation=level) as sessions:
+        await until(lambda: sum(sessions.pools.ready.values()) == ahead)
+        made = await sessions.create(order(contents=contents))
+        assert made.start is (Start.WARM if ahead else Start.COLD)
+        look = "cat d/in $CUBEMESH_SECRETS/TOKEN"
+        told = await ground.run(made, "sh", "-c", look)
+        assert told == ("1,2\ns3cret-of-the-session", 0)
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["cold", "warm"])
+async def test_a_sandbox_that_cannot_take_its_files_is_gone(
+    ground: Ground, ahead: int
+) -> None:
+    """The caller reads which file and why, and nothing is left of the sandbox."""
+    contents = Contents([(b"big", bytes(1 << 20))], {"TOKEN": VALUE})
+    limits = {"workspace": 512 << 10}
+    capacity = Capacity(100, Bounds(ahead, ahead))
+    async with opened(ground, capacity=capacity, limits=limits) as sessions:
+        await until(lambda: sum(sessions.pools.ready.values()) == ahead)
+        waiting = {*ground.left()}
+        with pytest.raises(BindingRefusedError, match="file 'big': ") as caught:
+            await sessions.create(order(contents=contents))
+        assert caught.value.metadata == {"fault": "NO_SPACE"}
+        assert len(sessions) == 0
+        await until(lambda: not waiting & {*ground.left()})
+        if not ahead:
+            assert ground.left() == []
 
 
 async def test_a_sandbox_killed_from_outside_ends_its_session(ground: Ground) -> None:
