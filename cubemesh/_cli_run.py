@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cubemesh._options import (
+    Assignment,
+    Copy,
     Duration,
     env_option,
     json_option,
@@ -44,6 +46,20 @@ class _Order:
 @click.option("--template", default="", help="What the sandbox is made from.")
 @click.option("--lifetime", type=Duration(), help="How long it lives at most.")
 @click.option("--stdin", "-i", "pass_stdin", is_flag=True, help="Pass our input on.")
+@click.option(
+    "--file",
+    "files",
+    type=Copy(),
+    multiple=True,
+    help="A file of ours to be there, by its name or at PATH; repeatable.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    type=Assignment("name=file"),
+    multiple=True,
+    help="What FILE holds, as $CUBEMESH_SECRETS/NAME; repeatable.",
+)
 @timeout_option
 @env_option
 @profile_option
@@ -55,6 +71,8 @@ def run_command(  # noqa: PLR0913 - one per option
     template: str,
     lifetime: float | None,
     pass_stdin: bool,
+    files: tuple[tuple[Path, str], ...],
+    secrets: tuple[tuple[str, str], ...],
     timeout: float | None,
     environment: tuple[tuple[str, str], ...],
     profile: str | None,
@@ -69,10 +87,16 @@ def run_command(  # noqa: PLR0913 - one per option
     name, content, rest = _script(code, arguments, pass_stdin=pass_stdin)
     options = _options(timeout, environment, pass_stdin=pass_stdin)
     order = _Order(["python3", "-u", name, *rest], options, as_json)
+    placed = {path: local.read_bytes() for local, path in files}
+    hidden = {secret: Path(file).read_bytes() for secret, file in secrets}
 
     async def work() -> int:
         made = AsyncSandbox.create(
-            template=template, lifetime=lifetime, profile=profile
+            template=template,
+            lifetime=lifetime,
+            files=placed,
+            secrets=hidden,
+            profile=profile,
         )
         async with await made as sandbox:
             await sandbox.files.write(name, content)

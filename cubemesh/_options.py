@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,9 +47,10 @@ class Duration(click.ParamType[float]):
 
 
 class Assignment(click.ParamType[tuple[str, str]]):
-    """``NAME=VALUE``."""
+    """``NAME=VALUE``, or what *name* calls it."""
 
-    name = "name=value"
+    def __init__(self, name: str = "name=value") -> None:
+        self.name = name
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -58,8 +60,27 @@ class Assignment(click.ParamType[tuple[str, str]]):
             return value
         name, sign, content = str(value).partition("=")
         if not sign or not name:
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+            self.fail(f"{value!r} is not {self.name.upper()}", param, ctx)
         return name, content
+
+
+class Copy(click.ParamType[tuple[Path, str]]):
+    """``LOCAL``, or ``LOCAL:PATH`` with a PATH in the sandbox."""
+
+    name = "local[:path]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Path, str]:
+        """Return the local file, and where it is to be; a PATH/ is a directory."""
+        if isinstance(value, tuple):
+            return value
+        local, colon, path = str(value).rpartition(":")
+        if not colon:
+            local, path = path, ""
+        if not (name := Path(local).name):
+            self.fail(f"{value!r} names no file", param, ctx)
+        return Path(local), path if path and not path.endswith("/") else path + name
 
 
 profile_option = click.option(

@@ -10,6 +10,7 @@ from cubemesh._commands import AsyncCommands
 from cubemesh._contexts import AsyncContexts, run_code
 from cubemesh._errors import SessionNotFoundError
 from cubemesh._files import AsyncFiles
+from cubemesh._order import order
 from cubemesh._session import Mesh, Session
 
 if TYPE_CHECKING:
@@ -44,28 +45,44 @@ class AsyncSandbox:
         self.files = AsyncFiles(session)
 
     @classmethod
-    async def create(
+    async def create(  # noqa: PLR0913 - all are keywords
         cls,
         *,
         template: str = "",
         lifetime: float | timedelta | None = None,
         idle_timeout: float | timedelta | None = None,
         environment: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes | str] | None = None,
+        secrets: Mapping[str, bytes | str] | None = None,
         profile: Profile | Path | str | None = None,
     ) -> Self:
         """Make a sandbox; returns when commands can run.
 
         *lifetime* and *idle_timeout* are in seconds, by default the template's.
         *environment* holds for every command; the mesh neither stores nor logs it.
+        *files*, content by path, are there from the start, with missing directories:
+        at most 256 and 2 MiB, `files` takes more. *secrets*, value by name, are files
+        that only the sandbox reads, in the folder named by ``CUBEMESH_SECRETS``, in
+        memory: at most 64 and 256 KiB. Text is UTF-8. If one of them cannot be
+        written, there is no sandbox.
 
         Raises:
             ConfigurationError: there is no usable profile.
+            InvalidRequestError: these files or secrets cannot be taken.
             MeshError: the mesh refused or failed.
 
         """
+        request = order(
+            template=template,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            environment=environment,
+            files=files,
+            secrets=secrets,
+        )
         mesh = Mesh.join(profile)
         try:
-            info = await mesh.create(template, lifetime, idle_timeout, environment)
+            info = await mesh.create(request)
         except BaseException:
             mesh.leave()
             raise

@@ -16,7 +16,7 @@ from cubemesh._values import session_from
 from cubemesh.v1 import router_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
     from pathlib import Path
@@ -75,20 +75,9 @@ class Mesh:
         return self._connection.line()
 
     async def create(
-        self,
-        template: str,
-        lifetime: float | timedelta | None,
-        idle_timeout: float | timedelta | None,
-        environment: Mapping[str, str] | None,
+        self, request: router_pb2.SessionsCreateSessionRequest
     ) -> SessionInfo:
         """Make a sandbox; a repetition by the transport makes no second one."""
-        request = router_pb2.SessionsCreateSessionRequest(
-            template=template, environment=environment or {}
-        )
-        if lifetime is not None:
-            request.lifetime.CopyFrom(to_duration(lifetime))
-        if idle_timeout is not None:
-            request.idle_timeout.CopyFrom(to_duration(idle_timeout))
         key = (("x-cubemesh-idempotency-key", secrets.token_hex(16)),)
         answer = await self._ask("CreateSession", request, CREATE, key)
         return session_from(answer.session)

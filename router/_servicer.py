@@ -60,6 +60,8 @@ class Servicer(pb_grpc.SessionsServicer):
             if request.HasField("idle_timeout"):
                 order.idle_timeout.CopyFrom(request.idle_timeout)
             order.environment.update(request.environment)
+            order.files.extend(request.files)
+            order.secrets.update(request.secrets)
             made = await self._births.make(order)
             ask.session_id = made.session_id
             return pb.SessionsCreateSessionResponse(session=_shown(made))

@@ -28,7 +28,7 @@ from cubemesh.v1 import picod_pb2 as cubemesh_dot_v1_dot_picod__pb2
 from cubemesh.v1 import workloadmanager_pb2 as cubemesh_dot_v1_dot_workloadmanager__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ubemesh/v1/router.proto\x12\x0b\x63ubemesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17\x63ubemesh/v1/picod.proto\x1a!cubemesh/v1/workloadmanager.proto\"\x92\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.cubemesh.v1.SessionState\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0cidle_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rlast_activity\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\tisolation\x18\t \x01(\x0b\x32\x16.cubemesh.v1.Isolation\x12\x12\n\nlast_fault\x18\n \x01(\t\x12!\n\x05start\x18\x0b \x01(\x0e\x32\x12.cubemesh.v1.Start\"\x93\x02\n\x1cSessionsCreateSessionRequest\x12\x10\n\x08template\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12O\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32:.cubemesh.v1.SessionsCreateSessionRequest.EnvironmentEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x1dSessionsCreateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"/\n\x19SessionsGetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x1aSessionsGetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"X\n\x1bSessionsListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nall_owners\x18\x03 \x01(\x08\"_\n\x1cSessionsListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.cubemesh.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"_\n\x1cSessionsExtendSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x1dSessionsExtendSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"2\n\x1cSessionsDeleteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x1f\n\x1dSessionsDeleteSessionResponse\"\x1e\n\x1cSessionsListTemplatesRequest\"I\n\x1dSessionsListTemplatesResponse\x12(\n\ttemplates\x18\x01 \x03(\x0b\x32\x15.cubemesh.v1.Template2\xee\x04\n\x08Sessions\x12\x66\n\rCreateSession\x12).cubemesh.v1.SessionsCreateSessionRequest\x1a*.cubemesh.v1.SessionsCreateSessionResponse\x12]\n\nGetSession\x12&.cubemesh.v1.SessionsGetSessionRequest\x1a\'.cubemesh.v1.SessionsGetSessionResponse\x12\x63\n\x0cListSessions\x12(.cubemesh.v1.SessionsListSessionsRequest\x1a).cubemesh.v1.SessionsListSessionsResponse\x12\x66\n\rExtendSession\x12).cubemesh.v1.SessionsExtendSessionRequest\x1a*.cubemesh.v1.SessionsExtendSessionResponse\x12\x66\n\rDeleteSession\x12).cubemesh.v1.SessionsDeleteSessionRequest\x1a*.cubemesh.v1.SessionsDeleteSessionResponse\x12\x66\n\rListTemplates\x12).cubemesh.v1.SessionsListTemplatesRequest\x1a*.cubemesh.v1.SessionsListTemplatesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ubemesh/v1/router.proto\x12\x0b\x63ubemesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17\x63ubemesh/v1/picod.proto\x1a!cubemesh/v1/workloadmanager.proto\"\x92\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.cubemesh.v1.SessionState\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0cidle_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rlast_activity\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\tisolation\x18\t \x01(\x0b\x32\x16.cubemesh.v1.Isolation\x12\x12\n\nlast_fault\x18\n \x01(\t\x12!\n\x05start\x18\x0b \x01(\x0e\x32\x12.cubemesh.v1.Start\"\xb1\x03\n\x1cSessionsCreateSessionRequest\x12\x10\n\x08template\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12O\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32:.cubemesh.v1.SessionsCreateSessionRequest.EnvironmentEntry\x12#\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x14.cubemesh.v1.NewFile\x12G\n\x07secrets\x18\x06 \x03(\x0b\x32\x36.cubemesh.v1.SessionsCreateSessionRequest.SecretsEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"F\n\x1dSessionsCreateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"/\n\x19SessionsGetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x1aSessionsGetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"X\n\x1bSessionsListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nall_owners\x18\x03 \x01(\x08\"_\n\x1cSessionsListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.cubemesh.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"_\n\x1cSessionsExtendSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x1dSessionsExtendSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.cubemesh.v1.Session\"2\n\x1cSessionsDeleteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x1f\n\x1dSessionsDeleteSessionResponse\"\x1e\n\x1cSessionsListTemplatesRequest\"I\n\x1dSessionsListTemplatesResponse\x12(\n\ttemplates\x18\x01 \x03(\x0b\x32\x15.cubemesh.v1.Template2\xee\x04\n\x08Sessions\x12\x66\n\rCreateSession\x12).cubemesh.v1.SessionsCreateSessionRequest\x1a*.cubemesh.v1.SessionsCreateSessionResponse\x12]\n\nGetSession\x12&.cubemesh.v1.SessionsGetSessionRequest\x1a\'.cubemesh.v1.SessionsGetSessionResponse\x12\x63\n\x0cListSessions\x12(.cubemesh.v1.SessionsListSessionsRequest\x1a).cubemesh.v1.SessionsListSessionsResponse\x12\x66\n\rExtendSession\x12).cubemesh.v1.SessionsExtendSessionRequest\x1a*.cubemesh.v1.SessionsExtendSessionResponse\x12\x66\n\rDeleteSession\x12).cubemesh.v1.SessionsDeleteSessionRequest\x1a*.cubemesh.v1.SessionsDeleteSessionResponse\x12\x66\n\rListTemplates\x12).cubemesh.v1.SessionsListTemplatesRequest\x1a*.cubemesh.v1.SessionsListTemplatesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,34 +37,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._serialized_options = b'8\001'
+  _globals['_SESSIONSCREATESESSIONREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_SESSIONSCREATESESSIONREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
   _globals['_SESSION']._serialized_start=167
   _globals['_SESSION']._serialized_end=569
   _globals['_SESSIONSCREATESESSIONREQUEST']._serialized_start=572
-  _globals['_SESSIONSCREATESESSIONREQUEST']._serialized_end=847
-  _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._serialized_start=797
-  _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._serialized_end=847
-  _globals['_SESSIONSCREATESESSIONRESPONSE']._serialized_start=849
-  _globals['_SESSIONSCREATESESSIONRESPONSE']._serialized_end=919
-  _globals['_SESSIONSGETSESSIONREQUEST']._serialized_start=921
-  _globals['_SESSIONSGETSESSIONREQUEST']._serialized_end=968
-  _globals['_SESSIONSGETSESSIONRESPONSE']._serialized_start=970
-  _globals['_SESSIONSGETSESSIONRESPONSE']._serialized_end=1037
-  _globals['_SESSIONSLISTSESSIONSREQUEST']._serialized_start=1039
-  _globals['_SESSIONSLISTSESSIONSREQUEST']._serialized_end=1127
-  _globals['_SESSIONSLISTSESSIONSRESPONSE']._serialized_start=1129
-  _globals['_SESSIONSLISTSESSIONSRESPONSE']._serialized_end=1224
-  _globals['_SESSIONSEXTENDSESSIONREQUEST']._serialized_start=1226
-  _globals['_SESSIONSEXTENDSESSIONREQUEST']._serialized_end=1321
-  _globals['_SESSIONSEXTENDSESSIONRESPONSE']._serialized_start=1323
-  _globals['_SESSIONSEXTENDSESSIONRESPONSE']._serialized_end=1393
-  _globals['_SESSIONSDELETESESSIONREQUEST']._serialized_start=1395
-  _globals['_SESSIONSDELETESESSIONREQUEST']._serialized_end=1445
-  _globals['_SESSIONSDELETESESSIONRESPONSE']._serialized_start=1447
-  _globals['_SESSIONSDELETESESSIONRESPONSE']._serialized_end=1478
-  _globals['_SESSIONSLISTTEMPLATESREQUEST']._serialized_start=1480
-  _globals['_SESSIONSLISTTEMPLATESREQUEST']._serialized_end=1510
-  _globals['_SESSIONSLISTTEMPLATESRESPONSE']._serialized_start=1512
-  _globals['_SESSIONSLISTTEMPLATESRESPONSE']._serialized_end=1585
-  _globals['_SESSIONS']._serialized_start=1588
-  _globals['_SESSIONS']._serialized_end=2210
+  _globals['_SESSIONSCREATESESSIONREQUEST']._serialized_end=1005
+  _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._serialized_start=907
+  _globals['_SESSIONSCREATESESSIONREQUEST_ENVIRONMENTENTRY']._serialized_end=957
+  _globals['_SESSIONSCREATESESSIONREQUEST_SECRETSENTRY']._serialized_start=959
+  _globals['_SESSIONSCREATESESSIONREQUEST_SECRETSENTRY']._serialized_end=1005
+  _globals['_SESSIONSCREATESESSIONRESPONSE']._serialized_start=1007
+  _globals['_SESSIONSCREATESESSIONRESPONSE']._serialized_end=1077
+  _globals['_SESSIONSGETSESSIONREQUEST']._serialized_start=1079
+  _globals['_SESSIONSGETSESSIONREQUEST']._serialized_end=1126
+  _globals['_SESSIONSGETSESSIONRESPONSE']._serialized_start=1128
+  _globals['_SESSIONSGETSESSIONRESPONSE']._serialized_end=1195
+  _globals['_SESSIONSLISTSESSIONSREQUEST']._serialized_start=1197
+  _globals['_SESSIONSLISTSESSIONSREQUEST']._serialized_end=1285
+  _globals['_SESSIONSLISTSESSIONSRESPONSE']._serialized_start=1287
+  _globals['_SESSIONSLISTSESSIONSRESPONSE']._serialized_end=1382
+  _globals['_SESSIONSEXTENDSESSIONREQUEST']._serialized_start=1384
+  _globals['_SESSIONSEXTENDSESSIONREQUEST']._serialized_end=1479
+  _globals['_SESSIONSEXTENDSESSIONRESPONSE']._serialized_start=1481
+  _globals['_SESSIONSEXTENDSESSIONRESPONSE']._serialized_end=1551
+  _globals['_SESSIONSDELETESESSIONREQUEST']._serialized_start=1553
+  _globals['_SESSIONSDELETESESSIONREQUEST']._serialized_end=1603
+  _globals['_SESSIONSDELETESESSIONRESPONSE']._serialized_start=1605
+  _globals['_SESSIONSDELETESESSIONRESPONSE']._serialized_end=1636
+  _globals['_SESSIONSLISTTEMPLATESREQUEST']._serialized_start=1638
+  _globals['_SESSIONSLISTTEMPLATESREQUEST']._serialized_end=1668
+  _globals['_SESSIONSLISTTEMPLATESRESPONSE']._serialized_start=1670
+  _globals['_SESSIONSLISTTEMPLATESRESPONSE']._serialized_end=1743
+  _globals['_SESSIONS']._serialized_start=1746
+  _globals['_SESSIONS']._serialized_end=2368
 # @@protoc_insertion_point(module_scope)

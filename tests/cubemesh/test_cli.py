@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cubemesh import ConfigurationError, _cli_bench
-from cubemesh._options import Assignment, Duration
+from cubemesh._options import Assignment, Copy, Duration
 from cubemesh._plan import environment_of
 
 if TYPE_CHECKING:
@@ -55,6 +58,9 @@ def test_help_names_every_command() -> None:
         (("kill",), "error: name sessions, or say --all"),
         (("run", "--timeout", "soon", "-c", "1"), "error: invalid value for"),
         (("run", "-e", "novalue", "-c", "1"), "error: invalid value for"),
+        (("run", "--secret", "x", "-c", "1"), "error: invalid value for '--secret'"),
+        (("run", "--file", "/no/x", "-c", "1"), "error: /no/x: no such file"),
+        (("run", "--secret", "A=/no/x", "-c", "1"), "error: /no/x: no such file"),
     ],
 )
 def test_faults_are_told_one_way(argv: tuple[str, ...], said: str) -> None:
@@ -119,6 +125,40 @@ def test_assignments() -> None:
     for text in ("A", "=b"):
         with pytest.raises(click.BadParameter):
             Assignment().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "path"),
+    [
+        ("data/in.csv", "data/in.csv", "in.csv"),
+        ("data/in.csv:sub/x", "data/in.csv", "sub/x"),
+        ("data/in.csv:sub/", "data/in.csv", "sub/in.csv"),
+        ("a:b:c", "a:b", "c"),
+        ("data/in.csv:", "data/in.csv", "in.csv"),
+        ("in.csv:/tmp/x", "in.csv", "/tmp/x"),
+    ],
+)
+def test_copies(text: str, local: str, path: str) -> None:
+    """The last colon parts the local file and its place; a PATH/ keeps its name."""
+    assert Copy().convert(text, None, None) == (Path(local), path)
+
+
+@pytest.mark.parametrize("text", ["", ":", ":x", "/:x/"])
+def test_no_copies(text: str) -> None:
+    """A copy needs a file of ours, and a name."""
+    with pytest.raises(click.BadParameter):
+        Copy().convert(text, None, None)
+
+
+@given(st.text(max_size=8, alphabet=":/.ab"), st.text(max_size=4, alphabet="/.ab"))
+def test_any_copy_has_both_ends(local: str, path: str) -> None:
+    """Whatever is named, a place in the sandbox that is no directory comes of it."""
+    with suppress(click.BadParameter):
+        file, place = Copy().convert(f"{local}:{path}", None, None)
+        assert (file, file.name != "") == (Path(local), True)
+        assert place in {path, path + file.name}
+        assert place
+        assert not place.endswith("/")
 
 
 def test_services_see_little_of_our_environment() -> None:

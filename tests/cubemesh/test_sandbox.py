@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from cubemesh import (
     CommandNotFoundError,
     CommandOutput,
     CommandStarted,
+    InvalidRequestError,
     OverloadedError,
     SandboxFileExistsError,
     SandboxFileNotFoundError,
@@ -96,13 +97,34 @@ class TestLife:
             lifetime=90,
             idle_timeout=1.5,
             environment={"A": "b"},
+            files={"in.csv": b"\xff", "ü/main.py": "ü"},
+            secrets={"KEY": "s3cret", "raw": b"\xff"},
             profile=mesh.profile,
         )
         await made.close()
         request = mesh.router.created[0]
+        files = [(each.path, each.content) for each in request.files]
+        assert files == [(b"in.csv", b"\xff"), ("ü/main.py".encode(), "ü".encode())]
+        assert dict(request.secrets) == {"KEY": b"s3cret", "raw": b"\xff"}
         assert (request.lifetime.seconds, request.idle_timeout.nanos) == (90, 500000000)
         assert dict(request.environment) == {"A": "b"}
         assert mesh.router.metadata[0]["x-cubemesh-idempotency-key"]
+
+    @pytest.mark.parametrize(
+        "told",
+        [{"files": {"big": bytes(2 << 20)}}, {"secrets": {"BIG": bytes(256 << 10)}}],
+        ids=["files", "secrets"],
+    )
+    async def test_what_no_message_takes_is_refused_here(
+        self, mesh: Mesh, told: dict[str, Any]
+    ) -> None:
+        """GRPC's own limit would tell nobody what to do; this names the way."""
+        with pytest.raises(InvalidRequestError) as caught:
+            await AsyncSandbox.create(profile=mesh.profile, **told)
+        assert caught.value.reason == "BINDING_TOO_LARGE"
+        assert caught.value.metadata == {"field": next(iter(told))}
+        assert "sandbox.files.write" in caught.value.hint
+        assert mesh.router.created == []
 
     async def test_a_full_mesh_says_when_to_come_again(self, mesh: Mesh) -> None:
         """RetryInfo becomes `retry_after`, in seconds."""

@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cubemesh.v1 import router_pb2 as pb
 from cubemesh.v1 import router_pb2_grpc as pb_grpc
+from cubemesh.v1.picod_pb2 import NewFile
 from cubemesh.v1.workloadmanager_pb2 import START_WARM
 from serving import Refusal
 from tests.fakes import until
@@ -31,13 +32,15 @@ def told(who: str = "alice", **more: str) -> list[tuple[str, str]]:
 
 
 async def test_create_passes_every_wish_on(tmp_path: Path) -> None:
-    """Template, times, environment, namespace and key arrive; the owner is proven."""
+    """All that is wished for, namespace and key arrive; the owner is proven."""
     async with mesh(tmp_path) as net:
         request = pb.SessionsCreateSessionRequest(
             template="node",
             lifetime=Duration(seconds=60),
             idle_timeout=Duration(seconds=5),
             environment={"A": "b"},
+            files=[NewFile(path=b"in\xff", content=b"1")],
+            secrets={"KEY": b"s3cret\xff"},
         )
         metadata = told(x_cubemesh_namespace="team", x_cubemesh_idempotency_key="k")
         answer = await stub(net).CreateSession(request, metadata=metadata)
@@ -48,6 +51,8 @@ async def test_create_passes_every_wish_on(tmp_path: Path) -> None:
         assert order.lifetime.seconds == 60
         assert order.idle_timeout.seconds == 5
         assert order.environment == {"A": "b"}
+        assert list(order.files) == list(request.files)
+        assert order.secrets == {"KEY": b"s3cret\xff"}
         assert order.owner.subject == ALICE.subject
         assert answer.session.session_id in net.manager.sessions
 

@@ -1,4 +1,4 @@
-"""Code through the whole mesh, and the examples of the guide."""
+"""Code through the whole mesh, and the examples of the guides."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from tests.system.mesh import Up
 
 pytestmark = pytest.mark.slow
-GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "run-code.md"
-EXAMPLES = re.findall(
-    r"```python\n(.*?)```\n\n```text\n(.*?)```", GUIDE.read_text(), re.DOTALL
-)
+GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
+EXAMPLES = [
+    example
+    for name in ("run-code.md", "files-and-secrets.md")
+    for example in re.findall(
+        r"```python\n(.*?)```\n\n```text\n(.*?)```",
+        (GUIDES / name).read_text(),
+        re.DOTALL,
+    )
+]
 
 
 @pytest.fixture
@@ -31,8 +37,8 @@ def sandbox(mesh: Up) -> Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize(("code", "shown"), EXAMPLES)
-def test_examples_of_the_guide(mesh: Up, code: str, shown: str) -> None:
-    """Each example of the guide prints what stands below it."""
+def test_examples_of_the_guides(mesh: Up, code: str, shown: str) -> None:
+    """Each example of a guide prints what stands below it."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"CUBEMESH_PROFILE": str(mesh.profile)},
@@ -44,9 +50,9 @@ def test_examples_of_the_guide(mesh: Up, code: str, shown: str) -> None:
     assert (done.stdout, done.stderr) == (shown, "")
 
 
-def test_the_guide_has_examples() -> None:
+def test_the_guides_have_examples() -> None:
     """A change of its form does not silence the test above."""
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 def test_code_through_the_mesh(sandbox: Sandbox) -> None:

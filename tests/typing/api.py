@@ -35,6 +35,9 @@ def blocking() -> None:
     assert_type(Sandbox.list(), tuple[SessionInfo, ...])
     assert_type(Sandbox.get("ses-x"), SessionInfo)
     assert_type(Sandbox.connect("ses-x"), Sandbox)
+    content: dict[str, bytes] = {}
+    assert_type(Sandbox.create(files=content, secrets={"a": "", "b": b""}), Sandbox)
+    Sandbox.create(secrets={"a": 1})  # type: ignore[dict-item]
     sandbox.commands.run(3)  # type: ignore[arg-type]
     sandbox.commands.run("ls", cheque=True)  # type: ignore[call-arg]
     sandbox.files.wriet("a", b"")  # type: ignore[attr-defined]
