@@ -59,11 +59,11 @@ class Way:
 
     async def execute(self, *argv: str) -> int:
         """Run a command to its end; return how many bytes it wrote."""
-        return await _size(self._execute(*argv), lambda event: event.output.data)
+        return await _size(self._execute(*argv), _output)
 
     async def run_code(self) -> int:
         """Run ``1+1`` in the context that is there; return how many bytes it wrote."""
-        return await _size(self._run_code(), lambda event: event.output.data)
+        return await _size(self._run_code(), _output)
 
     async def messages(self) -> dict[str, list[str]]:
         """Return what comes for ``true`` and ``1+1``, in hexadecimal, by method."""
@@ -102,6 +102,10 @@ class Way:
 
         answer = await self.stub.WriteFile(parts(), metadata=self.metadata)
         return int(answer.info.size)
+
+
+def _output(message: pb.ExecuteResponse | pb.RunCodeResponse) -> bytes:
+    return b"".join(event.output.data for event in message.events)
 
 
 async def _size(call: Any, data: Callable[[Any], bytes]) -> int:

@@ -191,7 +191,7 @@ class Told:
         self._started = picod_pb2.CodeStarted()
         self._finished: picod_pb2.CodeFinished | None = None
 
-    def take(self, event: picod_pb2.RunCodeResponse) -> Result | None:
+    def take(self, event: picod_pb2.CodeEvent) -> Result | None:
         """Note *event*, which is no output; return the result that it brings."""
         match event.WhichOneof("event"):
             case "started":

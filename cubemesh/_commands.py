@@ -121,8 +121,9 @@ class AsyncCommands:
             )
             async with ending(call), aclosing(answers(call)) as messages:
                 async for message in messages:
-                    if (event := event_from(message)) is not None:
-                        yield event
+                    for told in message.events:
+                        if (event := event_from(told)) is not None:
+                            yield event
 
 
 class Listener:

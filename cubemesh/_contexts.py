@@ -14,7 +14,7 @@ from cubemesh._times import to_duration
 from cubemesh.v1 import picod_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from datetime import timedelta
 
     from cubemesh._code import ContextInfo, Execution, ImportInfo, Result
@@ -97,6 +97,14 @@ class AsyncContexts:
         return answer
 
 
+async def _events(
+    messages: AsyncIterator[picod_pb2.RunCodeResponse],
+) -> AsyncIterator[picod_pb2.CodeEvent]:
+    async for message in messages:
+        for event in message.events:
+            yield event
+
+
 def name_of(context: ContextInfo | str) -> str:
     """Return the id of *context*."""
     return context if isinstance(context, str) else context.context_id
@@ -128,8 +136,8 @@ async def run_code(  # noqa: PLR0913 - one per option of `Sandbox.run_code`
     }
     async with session.line() as line:
         call = line.picod.RunCode(request, timeout=deadline, metadata=session.metadata)
-        async with ending(call), aclosing(answers(call)) as events:
-            async for event in events:
+        async with ending(call), aclosing(answers(call)) as messages:
+            async for event in _events(messages):
                 if event.HasField("output"):
                     name = "stderr" if event.output.stream == _STDERR else "stdout"
                     await heard[name].hear(event.output.data)

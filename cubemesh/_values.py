@@ -143,7 +143,7 @@ class Text:
         return self._decoder.decode(data, final)
 
 
-def event_from(wire: picod_pb2.ExecuteResponse) -> CommandEvent | None:
+def event_from(wire: picod_pb2.CommandEvent) -> CommandEvent | None:
     """Return *wire* as a value; ``None`` for an event this version does not know."""
     match wire.WhichOneof("event"):
         case "started":

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from picod._types import Output
     from picod._values import Value
 
+    Event = CodeStarted | Output | Result | Fault | CodeFinished
+
 __all__ = ["Interpreters"]
 
 T = TypeVar("T")
@@ -53,10 +55,8 @@ class Interpreters:
     ) -> None:
         self._opened, self._late, self._limit = opened, late, limit
 
-    async def run(
-        self, code: Code
-    ) -> AsyncGenerator[CodeStarted | Output | Result | Fault | CodeFinished, None]:
-        """Run *code* and yield what it does.
+    async def run(self, code: Code) -> AsyncGenerator[list[Event], None]:
+        """Run *code* and yield what it does, as it comes together.
 
         Closing this interrupts it, and kills its interpreter if it goes on.
 
@@ -72,9 +72,9 @@ class Interpreters:
             try:
                 reader = messages.CodeEvents()
                 while not reader.over:
-                    event = reader.event(*await stream.next())
-                    if event is not None:
-                        yield event
+                    told = [reader.event(*frame) for frame in await stream.batch()]
+                    if events := [event for event in told if event is not None]:
+                        yield events
             finally:
                 watch.end()
 

@@ -135,10 +135,8 @@ class Runner:
 
     # -- commands
 
-    async def execute(
-        self, command: Command
-    ) -> AsyncGenerator[Started | Output | Exited, None]:
-        """Run *command*: yield Started, what it writes, Exited.
+    async def execute(self, command: Command) -> AsyncGenerator[list[Event], None]:
+        """Run *command*: yield Started, what it writes, Exited, as they come together.
 
         Closing this kills the command with all its descendants.
 
@@ -156,7 +154,8 @@ class Runner:
                     stream.feed(command.stdin)
                 reader = messages.Events(stream.number)
                 while not reader.over:
-                    yield self._judged(reader.event(*await stream.next()))
+                    frames = await stream.batch()
+                    yield [self._judged(reader.event(*frame)) for frame in frames]
             finally:
                 watch.end()
 

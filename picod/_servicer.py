@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 
 from cubemesh.v1 import picod_pb2, picod_pb2_grpc
 from picod import _wire, _wire_code
+from picod._code import CodeFinished
 from picod._errors import InvalidRequestError, UploadNotCommittedError
 from picod._refusals import METHOD_NOT_SERVED, TABLE
 from picod._timed import timed
+from picod._types import Exited
 from serving import aborting, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from google.protobuf.message import Message
 
     from picod._sandbox import Sandbox
     from picod._work import Upload, Work
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 __all__ = ["PicoDServicer"]
+
+_NAME = "cubemesh.v1.PicoD"
+E = TypeVar("E")
 
 
 class PicoDServicer:
@@ -46,28 +53,46 @@ class PicoDServicer:
         """Have *server* serve this."""
         servicer = cast("picod_pb2_grpc.PicoDServicer", self)
         picod_pb2_grpc.add_PicoDServicer_to_server(servicer, server)
+        server.add_registered_method_handlers(_NAME, self._ending_with_a_message())
+
+    def _ending_with_a_message(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Return what serves those streams whose last message we know as the last.
+
+        On the wire an answer and the last message of a stream are the same. Returned as
+        an answer it leaves together with the status: one wake-up less for all behind.
+        """
+        return {
+            name: grpc.unary_unary_rpc_method_handler(
+                getattr(self, name),
+                request_deserializer=request.FromString,
+            )
+            for name, request in (
+                ("Execute", picod_pb2.ExecuteRequest),
+                ("RunCode", picod_pb2.RunCodeRequest),
+            )
+        }
 
     async def Execute(
         self, request: picod_pb2.ExecuteRequest, context: Context
-    ) -> None:
+    ) -> bytes:
         """Run one command; a caller who hangs up kills it with all its children."""
         async with aborting(context, TABLE):
             with self._sandbox.call() as binding:
                 command = _wire.command(request, binding.environment)
-                async with aclosing(timed(self._runner.execute(command))) as events:
-                    async for event in events:
-                        await context.write(_wire.execute_response(event))
+                told = self._runner.execute(command)
+                return await _tell(context, told, _wire.execute_response, Exited)
 
     async def RunCode(
         self, request: picod_pb2.RunCodeRequest, context: Context
-    ) -> None:
+    ) -> bytes:
         """Run code in a context; a caller who hangs up interrupts it."""
         async with aborting(context, TABLE):
             with self._sandbox.call() as binding:
                 code = _wire_code.code(request, binding.environment)
-                async with aclosing(timed(self._runner.code.run(code))) as events:
-                    async for event in events:
-                        await context.write(_wire_code.run_code_response(event))
+                told = self._runner.code.run(code)
+                return await _tell(
+                    context, told, _wire_code.run_code_response, CodeFinished
+                )
 
     async def CreateContext(
         self, request: picod_pb2.CreateContextRequest, context: Context
@@ -190,6 +215,22 @@ class PicoDServicer:
             with self._sandbox.call():
                 await self._runner.remove(request.path, recursive=request.recursive)
         return picod_pb2.RemoveResponse()
+
+
+async def _tell(
+    context: Context,
+    told: AsyncGenerator[Sequence[E], None],
+    response: Callable[[Sequence[E]], Message],
+    end: type,
+) -> bytes:
+    """Write what happens as it happens; return the message that ends with *end*."""
+    async with aclosing(timed(told)) as batches:
+        async for events in batches:
+            message = response(events).SerializeToString()
+            if isinstance(events[-1], end):
+                return message
+            await context.write(message)
+    raise AssertionError  # nothing ends otherwise
 
 
 async def _receive(context: Context, upload: Upload) -> int:

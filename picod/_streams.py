@@ -129,6 +129,22 @@ class Stream:
             self._give(len(payload))
         return kind, payload
 
+    async def batch(self) -> list[tuple[int, bytes]]:
+        """Wait for the next frame; return it with what else has come by then.
+
+        That is little more than `CREDIT` bytes.
+
+        Raises:
+            PicoDError: the stream ended with this error.
+
+        """
+        frames = [await self.next()]
+        size = len(frames[0][1])
+        while self._items and size < wire.CREDIT:
+            frames.append(await self.next())
+            size += len(frames[-1][1])
+        return frames
+
     def _join(self, kind: int, first: bytes) -> bytes:
         parts = [first]
         while self._items and self._items[0][0] == kind:

@@ -19,7 +19,7 @@ from picod._types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "chunk",
@@ -81,16 +81,22 @@ def command(
     )
 
 
-def execute_response(event: Started | Output | Exited) -> picod_pb2.ExecuteResponse:
-    """Return the message for *event*."""
+def execute_response(
+    events: Iterable[Started | Output | Exited],
+) -> picod_pb2.ExecuteResponse:
+    """Return the message for *events*."""
+    return picod_pb2.ExecuteResponse(events=map(_event, events))
+
+
+def _event(event: Started | Output | Exited) -> picod_pb2.CommandEvent:
     match event:
         case Output():
-            return picod_pb2.ExecuteResponse(output=output(event))
+            return picod_pb2.CommandEvent(output=output(event))
         case Started(process_id, pid):
             started = picod_pb2.Started(process_id=process_id, pid=pid)
-            return picod_pb2.ExecuteResponse(started=started)
+            return picod_pb2.CommandEvent(started=started)
         case Exited():
-            return picod_pb2.ExecuteResponse(exited=_exited(event))
+            return picod_pb2.CommandEvent(exited=_exited(event))
 
 
 def output(event: Output) -> picod_pb2.Output:

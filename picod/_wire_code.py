@@ -19,7 +19,7 @@ from picod._types import Output
 from picod._wire import output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from picod._code import ContextInfo, Contexts, Import
 
@@ -69,25 +69,31 @@ def new_context(
 
 
 def run_code_response(
-    event: CodeStarted | Output | Result | Fault | CodeFinished,
+    events: Iterable[CodeStarted | Output | Result | Fault | CodeFinished],
 ) -> picod_pb2.RunCodeResponse:
-    """Return the message for *event*."""
+    """Return the message for *events*."""
+    return picod_pb2.RunCodeResponse(events=map(_event, events))
+
+
+def _event(
+    event: CodeStarted | Output | Result | Fault | CodeFinished,
+) -> picod_pb2.CodeEvent:
     match event:
         case Output():
-            return picod_pb2.RunCodeResponse(output=output(event))
+            return picod_pb2.CodeEvent(output=output(event))
         case Result(main, data, cut):
             result = picod_pb2.Result(main=main, data=data, cut=cut)
-            return picod_pb2.RunCodeResponse(result=result)
+            return picod_pb2.CodeEvent(result=result)
         case CodeStarted(name, count, notice):
             started = picod_pb2.CodeStarted(
                 context_id=name, execution_count=count, notice=notice
             )
-            return picod_pb2.RunCodeResponse(started=started)
+            return picod_pb2.CodeEvent(started=started)
         case Fault(name, value, trace):
             error = picod_pb2.CodeError(name=name, value=value, traceback=trace)
-            return picod_pb2.RunCodeResponse(error=error)
+            return picod_pb2.CodeEvent(error=error)
         case CodeFinished():
-            return picod_pb2.RunCodeResponse(finished=_finished(event))
+            return picod_pb2.CodeEvent(finished=_finished(event))
 
 
 def _finished(event: CodeFinished) -> picod_pb2.CodeFinished:

@@ -38,8 +38,10 @@ class CodeWork(Protocol):
 
     def run(
         self, code: Code
-    ) -> AsyncGenerator[CodeStarted | Output | Result | Fault | CodeFinished, None]:
-        """Run *code* and yield what it does; closing interrupts it."""
+    ) -> AsyncGenerator[
+        Sequence[CodeStarted | Output | Result | Fault | CodeFinished], None
+    ]:
+        """Run *code* and yield what it does, as it comes; closing interrupts it."""
 
     async def create(self, new: NewContext) -> ContextInfo:
         """Make a context."""
@@ -63,8 +65,8 @@ class Work(Protocol):
 
     def execute(
         self, command: Command
-    ) -> AsyncGenerator[Started | Output | Exited, None]:
-        """Run *command* and yield what it does; closing kills its whole tree."""
+    ) -> AsyncGenerator[Sequence[Started | Output | Exited], None]:
+        """Run *command*, yield what it does, as it comes; closing kills its tree."""
 
     def read_file(
         self, path: bytes, offset: int, length: int

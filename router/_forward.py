@@ -11,7 +11,15 @@ from grpc._cython.cygrpc import UsageError
 from grpc.aio import AioRpcError
 
 from router._errors import MethodUnknownError, RouterError, SandboxUnreachableError
-from router._relay import GONE, Upload, carry_down, first_of, hang_up, last_of
+from router._relay import (
+    GONE,
+    Upload,
+    carry_down,
+    carry_down_but_one,
+    first_of,
+    hang_up,
+    last_of,
+)
 from serving import carried, span
 
 if TYPE_CHECKING:
@@ -29,6 +37,8 @@ class Method:
     path: str
     streams_up: bool
     streams_down: bool
+    # Whether an empty message down says nothing: all that it could hold is repeated.
+    empty_is_nothing: bool = False
     # Whether our contract knows it.
     known: bool = True
 
@@ -46,7 +56,13 @@ class Method:
     def of(cls, method: MethodDescriptor) -> Method:
         """Take path and cardinality from the contract."""
         path = f"/{method.containing_service.full_name}/{method.name}"
-        return cls(path, method.client_streaming, method.server_streaming)
+        fields = method.output_type.fields
+        return cls(
+            path,
+            method.client_streaming,
+            method.server_streaming,
+            bool(fields) and all(field.is_repeated for field in fields),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +160,10 @@ class _Forwarded:
 
     def handler(self) -> Any:
         """Return the handler of the method's own cardinality; bytes in, bytes out."""
-        shape = (self._method.streams_up, self._method.streams_down)
+        method = self._method
+        if method.streams_down and not method.streams_up and method.empty_is_nothing:
+            return grpc.unary_unary_rpc_method_handler(self._down_to_the_last)
+        shape = (method.streams_up, method.streams_down)
         made: dict[tuple[bool, bool], Callable[[], Any]] = {
             (False, False): lambda: grpc.unary_unary_rpc_method_handler(self._unary),
             (False, True): lambda: grpc.unary_stream_rpc_method_handler(self._down),
@@ -158,6 +177,9 @@ class _Forwarded:
 
     async def _down(self, request: bytes, context: Any) -> Any:
         return await self._run(context, _answers, request)
+
+    async def _down_to_the_last(self, request: bytes, context: Any) -> Any:
+        return await self._run(context, _answers_but_one, request)
 
     async def _up(self, _: object, context: Any) -> Any:
         return await self._run(context, _upload)
@@ -240,12 +262,10 @@ def _cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _tell(
-    context: Any, passage: Passage, call: Any, *, early: bool = False
-) -> None:
-    """Pass on the initial metadata; *early*: even an empty one, as a sign of life."""
+async def _tell(context: Any, passage: Passage, call: Any) -> None:
+    """Pass on the initial metadata; an empty one goes along with what follows."""
     initial = await first_of(call)
-    if initial or passage.news or (early and not call.done()):
+    if initial or passage.news:
         await context.send_initial_metadata((*initial, *passage.news))
     passage.told = True
 
@@ -257,8 +277,17 @@ async def _answer(context: Any, passage: Passage, call: Any) -> Any:
 
 
 async def _answers(context: Any, passage: Passage, call: Any) -> None:
-    await _tell(context, passage, call, early=True)
+    await _tell(context, passage, call)
     await carry_down(call, context.write)
+
+
+async def _answers_but_one(context: Any, passage: Passage, call: Any) -> bytes:
+    """Pass on all messages; return the last, which so leaves with the status.
+
+    On the wire an answer and the last message of a stream are the same.
+    """
+    await _tell(context, passage, call)
+    return await carry_down_but_one(call, context.write)
 
 
 async def _upload(context: Any, passage: Passage, call: Any) -> Any:

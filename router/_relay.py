@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
     Metadata = tuple[tuple[str, str | bytes], ...]
 
-__all__ = ["GONE", "Upload", "carry_down", "first_of", "hang_up", "last_of", "put"]
+__all__ = [
+    "GONE",
+    "Upload",
+    "carry_down",
+    "carry_down_but_one",
+    "first_of",
+    "hang_up",
+    "last_of",
+    "put",
+]
 
 # What a write to, or an abort of, a call raises once the call is over.
 GONE = InternalError
@@ -103,6 +112,26 @@ async def carry_down(call: Any, send: Callable[[bytes], Awaitable[None]]) -> Non
     read = call.read
     while (raw := await read()) is not EOF:
         await send(raw)
+
+
+async def carry_down_but_one(
+    call: Any, send: Callable[[bytes], Awaitable[None]]
+) -> bytes:
+    """Hand each message of *call* to *send* but the last, if the end came with it.
+
+    Returns that message, or an empty one.
+
+    Raises:
+        grpc.aio.AioRpcError: the call failed.
+    """
+    read = call.read
+    while (raw := await read()) is not EOF:
+        await asyncio.sleep(0)  # noqa: TID251 - lets a status that has come be noted
+        if call.done() and await call.code() is grpc.StatusCode.OK:
+            answer: bytes = raw
+            return answer
+        await send(raw)
+    return b""
 
 
 async def hang_up(context: Any) -> NoReturn:

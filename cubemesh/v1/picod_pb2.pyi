@@ -114,6 +114,31 @@ Global___ExecuteRequest: _TypeAlias = ExecuteRequest  # noqa: Y015
 class ExecuteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandEvent]:
+        """What has happened since the last message, in its order. Several events travel
+        together if they happen together; `started` may be 2 ms late for that, output never.
+        An empty list says nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___CommandEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteResponse: _TypeAlias = ExecuteResponse  # noqa: Y015
+
+@_typing.final
+class CommandEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     STARTED_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     EXITED_FIELD_NUMBER: _builtins.int
@@ -138,7 +163,7 @@ class ExecuteResponse(_message.Message):
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___ExecuteResponse: _TypeAlias = ExecuteResponse  # noqa: Y015
+Global___CommandEvent: _TypeAlias = CommandEvent  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):
@@ -756,6 +781,28 @@ Global___RunCodeRequest: _TypeAlias = RunCodeRequest  # noqa: Y015
 class RunCodeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeEvent]:
+        """As in ExecuteResponse."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___CodeEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCodeResponse: _TypeAlias = RunCodeResponse  # noqa: Y015
+
+@_typing.final
+class CodeEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     STARTED_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
@@ -788,7 +835,7 @@ class RunCodeResponse(_message.Message):
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___RunCodeResponse: _TypeAlias = RunCodeResponse  # noqa: Y015
+Global___CodeEvent: _TypeAlias = CodeEvent  # noqa: Y015
 
 @_typing.final
 class CodeStarted(_message.Message):

@@ -44,6 +44,7 @@ class Channel:
         self._number = 0
         self._parser = wire.Parser(wire.TO_INTERPRETER)
         self._lock = RLock()
+        self._held = b""  # frames that go together with the next
         self._pieces: list[bytes] = []
         self._size = self._kind = 0
         register_at_fork(before=self.settle, after_in_child=self._in_fork)
@@ -74,14 +75,31 @@ class Channel:
                     self._number = number
                     return b"".join(parts)
 
-    def send(self, kind: int, payload: bytes = b"") -> None:
-        """Send one frame behind all that was printed."""
+    def send(self, kind: int, payload: bytes = b"", *, more: bool = False) -> None:
+        """Send one frame behind all that was printed; *more*: the next one follows."""
         with self._lock:
             self.flush()
-            write(self.descriptor, wire.frame(kind, self._number, payload))
+            self._put(kind, payload, more=more)
+
+    def _put(self, kind: int, payload: bytes, *, more: bool = False) -> None:
+        """Send one frame, in one packet with those that were held, if it holds them."""
+        frame = wire.frame(kind, self._number, payload)
+        if len(self._held) + len(frame) > _PACKET:
+            self._release()
+        self._held += frame
+        if not more:
+            self._release()
+
+    def _release(self) -> None:
+        packet, self._held = self._held, b""
+        if packet:
+            write(self.descriptor, packet)
 
     def show(self, made: Bundle, *, main: bool = False) -> None:
-        """Send a result: its head, and its data in the order of the head's keys."""
+        """Send a result: its head, and its data in the order of the head's keys.
+
+        The *main* one is the last of its call: it goes with what tells of the end.
+        """
         forms = {_name(name): data for name, data in made.data.items()}
         parts: dict[bytes, Value] = {name: len(data) for name, data in forms.items()}
         cut: dict[bytes, Value] = {
@@ -90,9 +108,11 @@ class Channel:
         head: dict[bytes, Value] = {b"main": int(main), b"parts": parts, b"cut": cut}
         data = b"".join(forms[name] for name in sorted(forms))
         with self._lock:
-            self.send(wire.RESULT, pack(head))
+            self.send(wire.RESULT, pack(head), more=True)
             for at in range(0, len(data), wire.MAX_PAYLOAD):
-                self.send(wire.DATA, data[at : at + wire.MAX_PAYLOAD])
+                self._put(wire.DATA, data[at : at + wire.MAX_PAYLOAD], more=True)
+            if not main:
+                self._release()
 
     def print(self, kind: int, data: bytes) -> None:
         """Send what was printed, as soon as a line is complete or *kind* changes."""
@@ -114,15 +134,16 @@ class Channel:
                 return
             data, self._pieces, self._size = b"".join(self._pieces), [], 0
             for at in range(0, len(data), wire.MAX_PAYLOAD):
-                piece = data[at : at + wire.MAX_PAYLOAD]
-                write(self.descriptor, wire.frame(self._kind, self._number, piece))
+                self._put(self._kind, data[at : at + wire.MAX_PAYLOAD])
 
     def settle(self) -> None:
         """Flush, and wait a moment until the runner has read it.
 
         Then comes what another process writes to our standard output.
         """
-        self.flush()
+        with self._lock:
+            self.flush()
+            self._release()
         try:
             for _ in range(_LOOKS):
                 waiting = ioctl(self.descriptor, _SIOCOUTQ, b"\0" * 4)

@@ -7,7 +7,7 @@ import select
 import time
 
 from picod import _protocol as wire
-from picod._values import number, pack
+from picod._values import number
 from picod.inside.kept import ENDED, OUTPUT_LIMIT, Kept, explain, killed_or_ended
 from picod.inside.link import Call
 from picod.inside.stdin import Input
@@ -66,7 +66,7 @@ class Command(Kept, Call):
     def on_start(self) -> None:
         """Tell that it runs."""
         if not self._cancelled:
-            self.send(wire.STARTED, pack({b"pid": self.pid}))
+            self.start({b"pid": self.pid})
 
     # -- its pipes
 

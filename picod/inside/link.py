@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 
 from picod import _protocol as wire
 from picod._values import pack
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from picod._values import Value
 
+_NEVER = float("inf")
 _ROOM = 512 * 1024
-_READ = 256 * 1024
+_READ = 96 * 1024  # more of it malloc would map anew each time
+_COMPANY = 0.002  # seconds that news of a start may wait for what follows
 _GRANT = wire.CREDIT // 4
 
 
@@ -33,6 +36,8 @@ class Link:
         self._parser = wire.Parser(wire.TO_RUNNER)
         self._out: list[bytes] = []
         self._pending = 0
+        self._due = _NEVER  # when what waits must be sent
+        self._blocked = False  # whether the socket is full
         self.quiet = False  # whether the last wait found nothing
         self._poll = select.epoll()
         self._watched: dict[int, int] = {}
@@ -44,37 +49,43 @@ class Link:
         """Whether more may be sent without piling up."""
         return self._pending < _ROOM
 
-    def send(self, kind: int, stream: int, payload: bytes | memoryview = b"") -> None:
-        """Send one frame, now or as soon as the socket takes it."""
+    def send(
+        self,
+        kind: int,
+        stream: int,
+        payload: bytes | memoryview = b"",
+        *,
+        by: float = 0,
+    ) -> None:
+        """Send one frame before we wait again, or as soon as the socket takes it.
+
+        With *by* it may wait until then, on the monotonic clock, for others to join.
+        """
         data = wire.frame(kind, stream, payload)
-        if not self._out:
-            try:
-                sent = os.write(self._descriptor, data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise HungUpError from error
-            if sent == len(data):
-                return
-            data = data[sent:]
-            self._poll.modify(self._descriptor, select.EPOLLIN | select.EPOLLOUT)
         self._out.append(data)
         self._pending += len(data)
+        self._due = min(self._due, by)
 
     def _flush(self) -> None:
-        while self._out:
-            try:
+        """Send all that waits; what the socket does not take goes when it can."""
+        try:
+            while self._out:
                 sent = os.writev(self._descriptor, self._out[:64])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise HungUpError from error
-            self._pending -= sent
-            while self._out and sent >= len(self._out[0]):
-                sent -= len(self._out.pop(0))
-            if sent:
-                self._out[0] = self._out[0][sent:]
-        self._poll.modify(self._descriptor, select.EPOLLIN)
+                self._pending -= sent
+                while self._out and sent >= len(self._out[0]):
+                    sent -= len(self._out.pop(0))
+                if sent:
+                    self._out[0] = self._out[0][sent:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise HungUpError from error
+        self._due = _NEVER
+        blocked = bool(self._out)
+        if blocked != self._blocked:
+            more = select.EPOLLOUT if blocked else 0
+            self._poll.modify(self._descriptor, select.EPOLLIN | more)
+            self._blocked = blocked
 
     def received(self) -> Iterator[tuple[int, int, bytes]]:
         """Read what has come and yield its frames.
@@ -113,10 +124,16 @@ class Link:
         self._watched[descriptor], self._callbacks[descriptor] = mask, callback
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most *seconds* (-1: for ever), run the callbacks of what is ready.
+        """Wait at most *seconds*, run the callbacks of what is ready.
 
         Returns whether PicoD sent something.
         """
+        if self._due < _NEVER and not self._blocked:
+            left = self._due - time.monotonic()
+            if left <= 0:
+                self._flush()
+            else:
+                seconds = min(seconds, left)
         try:
             events = self._poll.poll(seconds)
         except InterruptedError:
@@ -184,6 +201,11 @@ class Call:
         self.credit += count
         if not count or self.credit > wire.CREDIT:
             raise wire.ProtocolError("more credit than there is")
+
+    def start(self, values: dict[bytes, Value]) -> None:
+        """Tell of the start; most calls are over so soon that all goes together."""
+        by = time.monotonic() + _COMPANY
+        self.link.send(wire.STARTED, self.stream, pack(values), by=by)
 
     def done(self, values: dict[bytes, Value]) -> None:
         """End the stream well."""

@@ -87,7 +87,7 @@ class Run(Call):
             b"count": count,
             b"notice": notice,
         }
-        self._say(wire.STARTED, pack(values))
+        self.start(values)
 
     def output(self, kind: int, data: bytes) -> None:
         """Pass on what it wrote, as far as the budget goes."""

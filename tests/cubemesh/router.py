@@ -121,7 +121,7 @@ class FakeRouter(SessionsServicer, PicoDServicer):
         await self._files(context)
         self.executed.append(request)
         started = picod_pb2.Started(process_id="p1", pid=2)
-        yield picod_pb2.ExecuteResponse(started=started)
+        yield _told({"started": started})
         match list(request.argv):
             case ["/bin/sh", "-c", "hang"]:
                 async for event in self._hang():
@@ -134,55 +134,55 @@ class FakeRouter(SessionsServicer, PicoDServicer):
                     "no such program: missing",
                 )
             case ["exit", code]:
-                yield _exited(code=int(code))
+                yield _told({"exited": _exited(code=int(code))})
             case ["killed"]:
-                yield _exited(signal=9)
+                yield _told({"exited": _exited(signal=9)})
             case ["slow"]:
                 cause = picod_pb2.Exited.CAUSE_TIMEOUT
-                yield _exited(signal=9, cause=cause)
+                yield _told({"exited": _exited(signal=9, cause=cause)})
             case ["cut"]:  # one character over two messages, then half a character
                 for offset, data in enumerate((b"\xc3", b"\xa4", b"\xc3")):
-                    yield _output(data, offset=offset)
-                yield _exited(code=0)
+                    yield _told({"output": _output(data, offset=offset)})
+                yield _told({"exited": _exited(code=0)})
             case argv:
-                yield _output(" ".join(argv).encode())
-                yield _output(b"oh", stream=picod_pb2.Output.STREAM_STDERR)
-                yield _exited(code=0)
+                oh = {"output": _output(b"oh", stream=picod_pb2.Output.STREAM_STDERR)}
+                said = {"output": _output(" ".join(argv).encode())}
+                yield _told(said, oh, {"exited": _exited(code=0)})
 
     async def _hang(self) -> AsyncIterator[picod_pb2.ExecuteResponse]:
-        yield _output(b"first")
+        yield _told({"output": _output(b"first")})
         self.started.set()
         try:
             await self.go_on.wait()
         except asyncio.CancelledError:
             self.hung_up.set()
             raise
-        yield _exited(code=0)
+        yield _told({"exited": _exited(code=0)})
 
     async def RunCode(self, request: Any, context: Any) -> Any:
         await self._files(context)
         self.asked.append(request)
         started = picod_pb2.CodeStarted(context_id="python", execution_count=3)
         started.notice = "new"
-        yield picod_pb2.RunCodeResponse(started=started)
+        yield _ran({"started": started})
         if request.code == "hang":
-            async for event in self._hang():
-                yield picod_pb2.RunCodeResponse(output=event.output)
+            async for message in self._hang():
+                output = message.events[0].output
+                yield _ran({"output": output})
         if request.context_id == "none":
             code = grpc.StatusCode.NOT_FOUND
             await refuse(context, code, "CONTEXT_NOT_FOUND", "no such context")
         for data in (b"\xc3", b"\xa4"):  # one character over two messages
-            yield picod_pb2.RunCodeResponse(output=_output(data).output)
-        oh = _output(b"oh", stream=picod_pb2.Output.STREAM_STDERR).output
-        yield picod_pb2.RunCodeResponse(output=oh)
+            yield _ran({"output": _output(data)})
+        oh = _output(b"oh", stream=picod_pb2.Output.STREAM_STDERR)
         shown = {"text/plain": b"shown", "image/png": b"\x89"}
-        yield picod_pb2.RunCodeResponse(result=picod_pb2.Result(data=shown))
+        yield _ran({"output": oh}, {"result": picod_pb2.Result(data=shown)})
         main = {"text/plain": b"42", "text/html": b"<b>", "application/json": b"[1]"}
         result = picod_pb2.Result(main=True, data=main, cut={"text/plain": "half"})
-        yield picod_pb2.RunCodeResponse(result=result)
+        yield _ran({"result": result})
         if request.code == "1/0":
             error = picod_pb2.CodeError(name="ZeroDivisionError", value="by zero")
-            yield picod_pb2.RunCodeResponse(error=error)
+            yield _ran({"error": error})
         finished = picod_pb2.CodeFinished(
             cause=picod_pb2.CodeFinished.CAUSE_TIMEOUT,
             duration=Duration(seconds=2),
@@ -190,7 +190,7 @@ class FakeRouter(SessionsServicer, PicoDServicer):
             output_omitted=5,
             results_omitted=6,
         )
-        yield picod_pb2.RunCodeResponse(finished=finished)
+        yield _ran({"finished": finished})
 
     async def CreateContext(self, request: Any, context: Any) -> Any:
         await self._files(context)
@@ -310,14 +310,24 @@ class FakeRouter(SessionsServicer, PicoDServicer):
 
 def _output(
     data: bytes, *, stream: Any = picod_pb2.Output.STREAM_STDOUT, offset: int = 0
-) -> picod_pb2.ExecuteResponse:
-    output = picod_pb2.Output(stream=stream, offset=offset, data=data)
-    return picod_pb2.ExecuteResponse(output=output)
+) -> picod_pb2.Output:
+    return picod_pb2.Output(stream=stream, offset=offset, data=data)
 
 
-def _exited(**fields: Any) -> picod_pb2.ExecuteResponse:
-    exited = picod_pb2.Exited(duration=Duration(seconds=2), **fields)
-    return picod_pb2.ExecuteResponse(exited=exited)
+def _exited(**fields: Any) -> picod_pb2.Exited:
+    return picod_pb2.Exited(duration=Duration(seconds=2), **fields)
+
+
+def _told(*events: dict[str, Any]) -> picod_pb2.ExecuteResponse:
+    return picod_pb2.ExecuteResponse(
+        events=[picod_pb2.CommandEvent(**event) for event in events]
+    )
+
+
+def _ran(*events: dict[str, Any]) -> picod_pb2.RunCodeResponse:
+    return picod_pb2.RunCodeResponse(
+        events=[picod_pb2.CodeEvent(**event) for event in events]
+    )
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from picod._runner import Command, Output
 from tests.isolation.hosts import SECRET, UIDS, planted
 from tests.isolation.levels import LEVELS, isolated
 from tests.picod.cells import cell
-from tests.picod.sandboxes import python, read, run, write
+from tests.picod.sandboxes import python, read, run, singly, write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -389,7 +389,7 @@ async def test_set_user_id_programs(runner: Runner) -> None:
 async def test_who_the_code_is_on_the_host(runner: Runner) -> None:
     """On the host the code is the sandbox's own user, never root, in no group."""
     wanted = UIDS[0] or os.getuid()
-    async with aclosing(runner.execute(Command(("sleep", "4713.1")))) as events:
+    async with aclosing(singly(runner.execute(Command(("sleep", "4713.1"))))) as events:
         await anext(events)
         # In gVisor the command is no process of the host; its kernel is.
         family = psutil.Process(runner.pid)

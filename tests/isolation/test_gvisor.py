@@ -18,7 +18,7 @@ from picod._errors import IsolationError, RunnerFaultError
 from picod._runner import Command, Limits, Output, Runner, Started, Wanted
 from tests.isolation.hosts import UIDS
 from tests.isolation.levels import isolated, need_gvisor
-from tests.picod.sandboxes import python, read, run, write
+from tests.picod.sandboxes import python, read, run, singly, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,9 @@ async def test_a_killed_runsc_leaves_nothing() -> None:
     """When runsc is killed, its kernel and all inside die, and callers are told."""
     async with isolated("gvisor", uid=UID) as runner:
         family = psutil.Process(runner.pid).children(recursive=True)
-        async with aclosing(runner.execute(Command(("sleep", "100")))) as events:
+        async with aclosing(
+            singly(runner.execute(Command(("sleep", "100"))))
+        ) as events:
             assert isinstance(await anext(events), Started)
             os.kill(runner.pid, signal.SIGKILL)
             with pytest.raises(RunnerFaultError):
@@ -151,7 +153,7 @@ async def test_a_bomb_of_forks_stays_inside() -> None:
     async with isolated("gvisor", uid=UID, limits=limits) as runner:
         seen = b""
         command = Command(("/usr/bin/python3", "-c", code), timeout=20)
-        async with aclosing(runner.execute(command)) as events:
+        async with aclosing(singly(runner.execute(command))) as events:
             async for event in events:
                 if isinstance(event, Output):
                     seen = event.data

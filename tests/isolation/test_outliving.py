@@ -11,7 +11,7 @@ import pytest
 from picod._errors import RunnerFaultError
 from picod._runner import Cause, Command, Output, Started
 from tests.isolation.levels import each_level, isolated
-from tests.picod.sandboxes import run
+from tests.picod.sandboxes import run, singly
 
 MARK = "4716.3"
 # Each leaves processes behind that do not want to end.
@@ -87,7 +87,7 @@ async def test_outliving_the_session(level: str) -> None:
         code = f"import os\n{ways}\nprint('there', flush=True)\nos.read(0, 1)"
         family = psutil.Process(runner.pid)
         command = Command(("/usr/bin/python3", "-c", code), timeout=60)
-        async with aclosing(runner.execute(command)) as events:
+        async with aclosing(singly(runner.execute(command))) as events:
             async for event in events:
                 if isinstance(event, Output):
                     break
@@ -115,7 +115,9 @@ async def test_hanging_up_ends_it() -> None:
     """A caller who goes away takes the whole command along."""
     async with isolated("bwrap") as runner:
         code = WAYS["ignoring signals"] + STAY
-        async with aclosing(runner.execute(Command(("python3", "-c", code)))) as events:
+        async with aclosing(
+            singly(runner.execute(Command(("python3", "-c", code))))
+        ) as events:
             assert isinstance(await anext(events), Started)
         seen = await run(runner, "sh", "-c", "cat /proc/[0-9]*/cmdline")
         assert MARK.encode() not in seen.stdout

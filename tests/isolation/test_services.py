@@ -59,7 +59,7 @@ async def attempts(stub: PicoDAsyncStub, metadata: Metadata, code: str) -> None:
     argv = ["/usr/bin/python3", "-I", "-c", PRELUDE + code]
     request = picod_pb2.ExecuteRequest(argv=argv)
     call = stub.Execute(request, metadata=metadata)
-    output = b"".join([event.output.data async for event in call])
+    output = b"".join([e.output.data async for each in call for e in each.events])
     assert b"refused" in output
     assert b"ESCAPED" not in output, output
     assert b"Traceback" not in output, output

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from picod._code import Code, CodeFinished, CodeStarted, Fault, Result
 from picod._types import Output
+from tests.picod.sandboxes import singly
 
 if TYPE_CHECKING:
     from picod._runner import Runner
@@ -47,7 +48,7 @@ class Ran:
 async def cell(runner: Runner, text: str, **settings: Any) -> Ran:
     """Run code to its end."""
     ran = Ran()
-    async for event in runner.code.run(Code(text, **settings)):
+    async for event in singly(runner.code.run(Code(text, **settings))):
         match event:
             case CodeStarted():
                 ran.started = event

@@ -69,18 +69,25 @@ class FakeCode:
 
     async def run(
         self, code: Code
-    ) -> AsyncGenerator[CodeStarted | Output | Result | Fault | CodeFinished, None]:
+    ) -> AsyncGenerator[
+        list[CodeStarted | Output | Result | Fault | CodeFinished], None
+    ]:
         self.asked.append(code)
         self._known(code.context)
         try:
-            yield CodeStarted("ctx-1", 4, "new")
+            yield [CodeStarted("ctx-1", 4, "new")]
             self.running.set()
             if code.text == "wait":
                 await asyncio.Event().wait()
-            yield Output("stderr", 0, b"said")
-            yield Result(True, {"text/plain": b"4", "image/png": b"\x89"}, {"x": "cut"})  # noqa: FBT003
-            yield Fault("KeyError", "'k'", "Traceback …")
-            yield CodeFinished(CodeEnd.TIMEOUT, 1.5, True, 7, 8)  # noqa: FBT003
+            result = {"text/plain": b"4", "image/png": b"\x89"}
+            yield [
+                Output("stderr", 0, b"said"),
+                Result(True, result, {"x": "cut"}),  # noqa: FBT003
+            ]
+            yield [
+                Fault("KeyError", "'k'", "Traceback …"),
+                CodeFinished(CodeEnd.TIMEOUT, 1.5, True, 7, 8),  # noqa: FBT003
+            ]
         finally:
             self.idle.set()
 
@@ -118,21 +125,23 @@ class FakeWork:
 
     async def execute(
         self, command: Command
-    ) -> AsyncGenerator[Started | Output | Exited, None]:
+    ) -> AsyncGenerator[list[Started | Output | Exited], None]:
         self.commands.append(command)
         if command.argv[0] not in {"echo", "wait", "flood"}:
             raise CommandNotFoundError
         self.idle.clear()
         self.running.set()
         try:
-            yield Started("p1", 7)
+            yield [Started("p1", 7)]
             if command.argv[0] == "wait":
                 await asyncio.Event().wait()
             while command.argv[0] == "flood":
-                yield Output("stderr", self.written, bytes(65536))
+                yield [Output("stderr", self.written, bytes(65536))]
                 self.written += 65536
-            yield Output("stdout", 0, " ".join(command.argv[1:]).encode())
-            yield Exited(3, None, Cause.ENDED, 0.25)
+            yield [
+                Output("stdout", 0, " ".join(command.argv[1:]).encode()),
+                Exited(3, None, Cause.ENDED, 0.25),
+            ]
         finally:
             self.running.clear()
             self.idle.set()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from picod._runner import Command, Exited, Mode, Open, Output, Runner, Started, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+T = TypeVar("T")
 
 UID = 20_001 if os.geteuid() == 0 else None
 """The host's user of the sandbox: root needs one to drop to."""
@@ -42,11 +44,19 @@ class Result:
         return self.exited.code
 
 
+async def singly(batches: AsyncGenerator[list[T], None]) -> AsyncGenerator[T, None]:
+    """Yield what comes together one by one."""
+    async with aclosing(batches):
+        async for batch in batches:
+            for each in batch:
+                yield each
+
+
 async def run(runner: Runner, *argv: str, **settings: Any) -> Result:
     """Run a command to its end."""
     written = {"stdout": b"", "stderr": b""}
     pid = 0
-    async for event in runner.execute(Command(argv, **settings)):
+    async for event in singly(runner.execute(Command(argv, **settings))):
         match event:
             case Started():
                 pid = event.pid

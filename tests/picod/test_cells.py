@@ -11,7 +11,7 @@ import pytest
 from picod._code import Code, CodeEnd
 from picod._runner import Limits, Output
 from tests.picod.cells import cell
-from tests.picod.sandboxes import sandbox, write
+from tests.picod.sandboxes import sandbox, singly, write
 
 if TYPE_CHECKING:
     from picod._runner import Runner
@@ -371,7 +371,7 @@ async def test_long_tracebacks_lose_their_middle(runner: Runner) -> None:
 async def test_output_comes_as_it_is_written(runner: Runner) -> None:
     """A line is told while the code goes on."""
     code = "import time\nprint('first')\ntime.sleep(600)"
-    events = runner.code.run(Code(code))
+    events = singly(runner.code.run(Code(code)))
     async for event in events:
         if isinstance(event, Output):
             assert event.data == b"first\n"

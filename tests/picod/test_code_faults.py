@@ -15,7 +15,7 @@ from picod._code import Code, CodeEnd, NewContext
 from picod._errors import ProcessLimitError
 from picod._runner import Limits, Output
 from tests.picod.cells import cell
-from tests.picod.sandboxes import alive, run, sandbox
+from tests.picod.sandboxes import alive, run, sandbox, singly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -214,7 +214,7 @@ async def test_printing_a_gibibyte() -> None:
 async def test_a_reader_who_stops_holds_the_code_back(runner: Runner) -> None:
     """Nothing piles up for a caller who does not read; others go on."""
     code = "n = 0\nwhile True:\n    print('x' * 1000)\n    n += 1"
-    async with aclosing(runner.code.run(Code(code))) as events:
+    async with aclosing(singly(runner.code.run(Code(code)))) as events:
         async for event in events:
             if isinstance(event, Output):
                 break

@@ -17,6 +17,7 @@ from picod._errors import RunnerFaultError
 from picod._values import pack, unpack_dict
 from picod.inside.link import Call
 from picod.inside.runs import Run
+from tests.picod.sandboxes import singly
 from tests.picod.test_protocol import VALUES
 from tests.picod.test_runner_faults import HELLO, puppet
 
@@ -177,7 +178,7 @@ async def test_a_malformed_frame_ends_the_sandbox(answer: bytes) -> None:
     try:
         async with asyncio.timeout(10):
             with suppress(RunnerFaultError):
-                async with aclosing(runner.code.run(Code("x"))) as events:
+                async with aclosing(singly(runner.code.run(Code("x")))) as events:
                     async for _ in events:
                         pass
             await runner.wait_ended()

@@ -134,7 +134,9 @@ async def test_bind_answers_when_all_is_there() -> None:
             call = stub.Execute(
                 picod_pb2.ExecuteRequest(argv=command), metadata=METADATA
             )
-            output = b"".join([event.output.data async for event in call])
+            output = b"".join(
+                [e.output.data async for told in call for e in told.events]
+            )
         assert output == b"1" + SECRET + b"at bind\n"
         assert SECRET not in picod.log.read_bytes()
 

@@ -22,7 +22,7 @@ from picod._errors import (
 )
 from picod._runner import Limits, Output
 from tests.picod.cells import cell
-from tests.picod.sandboxes import alive, run, sandbox
+from tests.picod.sandboxes import alive, run, sandbox, singly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,7 @@ async def test_a_caller_who_hangs_up_interrupts(
 ) -> None:
     """No code goes on for nobody; state is kept if the code let itself be stopped."""
     await cell(runner, "x = 1")
-    async with aclosing(runner.code.run(Code(code))) as events:
+    async with aclosing(singly(runner.code.run(Code(code)))) as events:
         async for event in events:
             if isinstance(event, Output):
                 break
@@ -165,7 +165,7 @@ async def test_calls_on_one_context_take_turns(runner: Runner) -> None:
 async def test_contexts_run_side_by_side(runner: Runner) -> None:
     """One context does not wait for another."""
     one = await runner.code.create(NewContext("python"))
-    async with aclosing(runner.code.run(Code(FOREVER, one.name))) as events:
+    async with aclosing(singly(runner.code.run(Code(FOREVER, one.name)))) as events:
         await anext(events)
         listed = (await runner.code.list()).contexts
         assert [(each.busy, each.waiting) for each in listed] == [(True, 0)]
@@ -174,7 +174,7 @@ async def test_contexts_run_side_by_side(runner: Runner) -> None:
 
 async def test_the_queue_is_bounded(runner: Runner) -> None:
     """Beyond 32 waiting calls, and at its own timeout, a call is refused as busy."""
-    async with aclosing(runner.code.run(Code(FOREVER))) as events:
+    async with aclosing(singly(runner.code.run(Code(FOREVER)))) as events:
         await anext(events)
         with pytest.raises(ContextBusyError, match="before its turn"):
             await cell(runner, "1", timeout=0.1)
@@ -346,6 +346,8 @@ async def test_without_isolation(open_folder: Path) -> None:
 
 async def test_started_comes_first_and_names_the_context(runner: Runner) -> None:
     """The first event of a call is its turn."""
-    async with aclosing(runner.code.run(Code("1", language="python"))) as events:
+    async with aclosing(
+        singly(runner.code.run(Code("1", language="python")))
+    ) as events:
         first = await anext(events)
     assert first == CodeStarted("python", 1, "")

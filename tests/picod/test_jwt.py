@@ -72,7 +72,8 @@ async def test_serves_the_bearer_of_a_good_token(
             picod_pb2.ExecuteRequest(argv=["sh", "-c", "echo $TOLD"]),
             metadata=shown(router.token()),
         )
-        assert b"at bind\n" in [event.output.data async for event in call]
+        events = [event async for each in call for event in each.events]
+        assert b"at bind\n" in [event.output.data for event in events]
 
 
 async def test_refuses_every_other_token(

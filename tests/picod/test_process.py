@@ -48,7 +48,7 @@ def execute(*argv: str) -> picod_pb2.ExecuteRequest:
 
 async def output(stub: PicoDAsyncStub, *argv: str) -> bytes:
     call = stub.Execute(execute(*argv), metadata=METADATA)
-    return b"".join([event.output.data async for event in call])
+    return b"".join([e.output.data async for each in call for e in each.events])
 
 
 async def read_out(call: Any) -> None:
@@ -227,15 +227,17 @@ async def test_a_rotation_harms_no_call(picod: PicoD) -> None:
             await anext(ticks)
             await stub.Stat(stat(), metadata=METADATA)
             await anext(ticks)
-        assert [e.WhichOneof("event") async for e in call] == ["started", "exited"]
+        events = [event async for each in call for event in each.events]
+        assert [each.WhichOneof("event") for each in events] == ["started", "exited"]
     assert picod.records("identity loaded")[-1]["generation"] == 2
 
 
 async def _ticks(stub: PicoDAsyncStub) -> AsyncGenerator[bytes, None]:
     argv = ("sh", "-c", "while :; do echo tick; sleep 0.05; done")
-    async for event in stub.Execute(execute(*argv), metadata=METADATA):
-        if event.HasField("output"):
-            yield event.output.data
+    async for message in stub.Execute(execute(*argv), metadata=METADATA):
+        for event in message.events:
+            if event.HasField("output"):
+                yield event.output.data
 
 
 async def test_isolation_none_works_and_cleans_up() -> None:

@@ -21,7 +21,7 @@ from picod._errors import (
     PicoDError,
 )
 from picod._runner import Cause, Command, Exited, Limits, Output, Started
-from tests.picod.sandboxes import alive, python, run, sandbox, write
+from tests.picod.sandboxes import alive, python, run, sandbox, singly, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,7 +226,7 @@ async def test_hanging_up_kills_the_tree(runner: Runner) -> None:
     """A caller who leaves in mid-stream takes the command with all children along."""
     code = FORGETFUL.format(1000).replace("sys.argv[1]", "'4711.5'")
     argv = ("/usr/bin/python3", "-c", "print('x', flush=True)\n" + code)
-    async with aclosing(runner.execute(Command(argv))) as events:
+    async with aclosing(singly(runner.execute(Command(argv)))) as events:
         async for event in events:
             if isinstance(event, Output):
                 break
@@ -239,7 +239,9 @@ async def test_a_cancelled_caller_kills_the_tree(runner: Runner) -> None:
     started = asyncio.Event()
 
     async def read() -> None:
-        async with aclosing(runner.execute(Command(("sleep", "4711.6")))) as events:
+        async with aclosing(
+            singly(runner.execute(Command(("sleep", "4711.6"))))
+        ) as events:
             async for _ in events:
                 started.set()
 
@@ -265,7 +267,7 @@ async def test_output_without_end_is_cut() -> None:
 @pytest.mark.slow
 async def test_a_reader_who_stops_stalls_nobody(runner: Runner) -> None:
     """One stream that is never read fills its credit and leaves the others alone."""
-    async with aclosing(runner.execute(Command(("yes",)))) as events:
+    async with aclosing(singly(runner.execute(Command(("yes",))))) as events:
         assert isinstance(await anext(events), Started)
         assert isinstance(await anext(events), Output)
         result = await run(runner, "head", "-c", "20000000", "/dev/zero")
@@ -277,7 +279,7 @@ async def test_a_reader_who_stops_stalls_nobody(runner: Runner) -> None:
 async def test_an_unread_command_still_times_out(runner: Runner) -> None:
     """A reader who comes late finds what was written, and that time was up."""
     command = Command(("sh", "-c", "exec yes 4711.7"), timeout=0.3)
-    async with aclosing(runner.execute(command)) as events:
+    async with aclosing(singly(runner.execute(command))) as events:
         assert isinstance(await anext(events), Started)
         async with asyncio.timeout(20):
             while alive("yes\x004711.7"):
@@ -385,7 +387,9 @@ async def test_a_keeper_is_replaced_in_time(runner: Runner) -> None:
 async def test_the_end_of_the_sandbox_ends_its_commands() -> None:
     """Closing the runner ends what runs, tells it, and refuses what comes later."""
     async with sandbox() as runner:
-        async with aclosing(runner.execute(Command(("sleep", "4711.9")))) as events:
+        async with aclosing(
+            singly(runner.execute(Command(("sleep", "4711.9"))))
+        ) as events:
             assert isinstance(await anext(events), Started)
             await runner.aclose()
             with pytest.raises(PicoDError, match="over"):

@@ -24,9 +24,9 @@ from picod._diagnose import diagnose
 from picod._errors import IsolationError, PicoDError, RunnerFaultError
 from picod._greeting import greet
 from picod._link import Link
-from picod._runner import Command, Limits, Output, Runner, Started, Wanted
+from picod._runner import Command, Exited, Limits, Output, Runner, Started, Wanted
 from picod._values import pack
-from tests.picod.sandboxes import UID, alive, run, sandbox
+from tests.picod.sandboxes import UID, alive, run, sandbox, singly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def done(**changes: int) -> bytes:
     return wire.frame(wire.DONE, 1, packed)
 
 
-OVER_CREDIT = STARTED + out(b"x" * wire.MAX_PAYLOAD) * 5
+OVER_CREDIT = STARTED + out(b"x" * wire.MAX_PAYLOAD) * 10
 MALFORMED = {
     "no type": wire.HEADER.pack(1, 77, 1),
     "ours": wire.frame(wire.REQUEST, 1, b"x"),
@@ -135,7 +135,7 @@ async def test_a_malformed_frame_ends_the_sandbox(answer: bytes) -> None:
     try:
         async with asyncio.timeout(10):
             with suppress(RunnerFaultError):
-                async with aclosing(runner.execute(Command(("x",)))) as events:
+                async with aclosing(singly(runner.execute(Command(("x",))))) as events:
                     async for _ in events:
                         if answer == OVER_CREDIT:  # who reads on gives new credit
                             await runner.wait_ended()
@@ -148,12 +148,22 @@ async def test_a_malformed_frame_ends_the_sandbox(answer: bytes) -> None:
         await runner.aclose()
 
 
+async def test_what_the_runner_tells_at_once_is_one_batch() -> None:
+    """Events that come together stay together, in their order."""
+    runner = await puppet(HELLO, STARTED + out(b"said") + done())
+    batches = [batch async for batch in runner.execute(Command(("x",)))]
+    assert [[type(each) for each in batch] for batch in batches] == [
+        [Started, Output, Exited]
+    ]
+    await runner.aclose()
+
+
 async def test_an_end_in_mid_stream_is_a_fault() -> None:
     """A runner that goes away fails what runs and what comes; output stays readable."""
     runner = await puppet(HELLO, STARTED + out(b"said"), leave=True)
     got = []
     with pytest.raises(RunnerFaultError):  # noqa: PT012
-        async for event in runner.execute(Command(("x",))):
+        async for event in singly(runner.execute(Command(("x",)))):
             got += [event]
     assert [type(event) for event in got] == [Started, Output]
     await runner.wait_ended()
@@ -179,7 +189,9 @@ async def test_a_strange_greeting_is_no_start(hello: bytes) -> None:
 async def test_a_killed_sandbox_is_a_fault() -> None:
     """When bwrap is killed all inside dies, and those who wait are told."""
     async with sandbox() as runner:
-        async with aclosing(runner.execute(Command(("sleep", "4712.1")))) as events:
+        async with aclosing(
+            singly(runner.execute(Command(("sleep", "4712.1"))))
+        ) as events:
             assert isinstance(await anext(events), Started)
             os.kill(runner.pid, signal.SIGKILL)
             with pytest.raises(RunnerFaultError):

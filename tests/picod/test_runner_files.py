@@ -35,7 +35,7 @@ from picod._runner import (
     Open,
     Output,
 )
-from tests.picod.sandboxes import python, read, run, sandbox, write
+from tests.picod.sandboxes import python, read, run, sandbox, singly, write
 
 if TYPE_CHECKING:
     from picod._runner import Runner
@@ -235,7 +235,7 @@ while True:
     os.rename("a", "b"); os.rename("c", "a")
 """
     argv = ("/usr/bin/python3", "-c", code)
-    async with aclosing(runner.execute(Command(argv))) as events:
+    async with aclosing(singly(runner.execute(Command(argv)))) as events:
         async for event in events:
             if isinstance(event, Output):
                 break

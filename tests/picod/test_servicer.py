@@ -82,7 +82,7 @@ async def test_streams_started_output_exited(tmp_path: Path) -> None:
     """Each event of a command arrives, in its order, with all its fields."""
     async with serving(FakeWork(), tmp_path) as (stub, _):
         call = stub.Execute(picod_pb2.ExecuteRequest(argv=["echo", "hi", "you"]))
-        started, output, exited = [event async for event in call]
+        started, output, exited = [e async for each in call for e in each.events]
     assert (started.started.process_id, started.started.pid) == ("p1", 7)
     assert output.output == picod_pb2.Output(
         stream=picod_pb2.Output.STREAM_STDOUT, offset=0, data=b"hi you"
@@ -137,7 +137,8 @@ async def test_streams_what_code_does(tmp_path: Path) -> None:
     request = picod_pb2.RunCodeRequest(code="x", language="py")
     request.timeout.FromMilliseconds(1500)
     async with serving(work, tmp_path) as (stub, _):
-        events = [event async for event in stub.RunCode(request)]
+        call = stub.RunCode(request)
+        events = [event async for each in call for event in each.events]
     assert work.code.asked == [Code("x", "", "python", {"A": "1"}, 1.5)]
     started, output, result, error, finished = events
     assert started.started == picod_pb2.CodeStarted(

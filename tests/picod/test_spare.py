@@ -15,7 +15,7 @@ import pytest
 from picod._code import Code, NewContext
 from picod._runner import Limits
 from tests.picod.cells import cell
-from tests.picod.sandboxes import run, sandbox
+from tests.picod.sandboxes import run, sandbox, singly
 
 if TYPE_CHECKING:
     from picod._runner import Runner
@@ -179,7 +179,7 @@ async def test_none_is_made_while_a_call_runs(runner: Runner) -> None:
     """The next one is forked when the answer is out, not beside the code."""
     await spare(runner)
     code = "import time\nprint('on', flush=True)\ntime.sleep(600)"
-    async with aclosing(runner.code.run(Code(code))) as events:
+    async with aclosing(singly(runner.code.run(Code(code)))) as events:
         await anext(events)
         await run(runner, "sleep", "1")
         assert len(interpreters(runner)) == 1

@@ -14,6 +14,7 @@ from router._errors import NotYoursError
 from router._forward import Limits, Method
 from router._relay import put
 from tests.router.upstream import (
+    EXECUTE,
     INTERACT,
     PATHS,
     PICOD,
@@ -45,7 +46,10 @@ def begin(channel: grpc.aio.Channel, path: str, **options: Any) -> Any:
 
 
 async def outcome(call: Any, path: str, *sent: bytes) -> tuple[object, ...]:
-    """Send, take everything, and return all that a caller can see of a call."""
+    """Send, take everything, and return all that a caller can see of a call.
+
+    An empty message of Execute says nothing.
+    """
     method = SHAPES[path]
     answers: list[bytes] = []
     if method.client_streaming:
@@ -55,7 +59,7 @@ async def outcome(call: Any, path: str, *sent: bytes) -> tuple[object, ...]:
             await call.done_writing()
     with suppress(grpc.aio.AioRpcError):
         if method.server_streaming:
-            answers = [answer async for answer in call]
+            answers = [each async for each in call if each or path != EXECUTE]
         else:
             answers = [await call]
     return (
@@ -158,18 +162,29 @@ async def test_put_reports_the_end_of_the_call_and_keeps_its_status(path: str) -
         assert await call.details() == "early"
 
 
-@pytest.mark.parametrize("path", [READ, INTERACT])
-@pytest.mark.parametrize("initial", [(), METADATA])
-async def test_initial_metadata_comes_before_a_late_first_message(
-    path: str, initial: tuple[tuple[str, str | bytes], ...]
-) -> None:
+@pytest.mark.parametrize("path", [READ, EXECUTE, INTERACT])
+async def test_initial_metadata_comes_before_a_late_first_message(path: str) -> None:
     """A stream shows that it is open before PicoD has anything to say."""
     async with hop() as mesh:
-        mesh.upstream.script = Script(initial=initial, wait=True)
+        mesh.upstream.script = Script(initial=METADATA, wait=True)
         call = begin(mesh.front, path)
-        assert sorted(await call.initial_metadata()) == sorted(initial)
+        assert sorted(await call.initial_metadata()) == sorted(METADATA)
         mesh.upstream.go.set()
         assert (await outcome(call, path))[1] is OK
+
+
+@pytest.mark.parametrize("path", [READ, EXECUTE])
+async def test_a_message_does_not_wait_for_the_next(path: str) -> None:
+    """What PicoD says reaches the caller while nothing follows."""
+    async with hop() as mesh:
+        mesh.upstream.script = Script(pause=True)
+        call = begin(mesh.front, path)
+        assert await call.read() == b"one"
+        mesh.upstream.go.set()
+        assert await call.read() == b"two"
+        while (rest := await call.read()) is not grpc.aio.EOF:
+            assert not rest
+        assert await call.code() is OK
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PICOD = picod_pb2.DESCRIPTOR.services_by_name["PicoD"]
-STAT, READ, WRITE, INTERACT = (
+STAT, READ, EXECUTE, WRITE, INTERACT = (
     f"/cubemesh.v1.PicoD/{name}"
-    for name in ("Stat", "ReadFile", "WriteFile", "Interact")
+    for name in ("Stat", "ReadFile", "Execute", "WriteFile", "Interact")
 )
-PATHS = (STAT, READ, WRITE, INTERACT)
+PATHS = (STAT, READ, EXECUTE, WRITE, INTERACT)
 OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.enable_http_proxy", 0),
@@ -42,6 +42,8 @@ class Script:
     details: str = ""
     # Send the initial metadata, then wait for `go` before anything else.
     wait: bool = False
+    # Wait for `go` behind the first message.
+    pause: bool = False
     # End after so many messages of the caller instead of all.
     enough: int | None = None
     answers: tuple[bytes, ...] = (b"one", b"two")
@@ -89,6 +91,8 @@ class Upstream(grpc.GenericRpcHandler):
             except InternalError:  # the caller left
                 return
             self.written += 1
+            if self.script.pause:
+                await self.go.wait()
 
     async def _start(self, request: Any, context: Any) -> None:
         self.entered.set()

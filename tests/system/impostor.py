@@ -59,5 +59,7 @@ class Impostor:
     ) -> AsyncIterator[picod_pb2.ExecuteResponse]:
         self.calls += 1
         started = picod_pb2.Started(process_id="stolen")
-        yield picod_pb2.ExecuteResponse(started=started)
+        yield picod_pb2.ExecuteResponse(
+            events=[picod_pb2.CommandEvent(started=started)]
+        )
         await self._forever.wait()

@@ -144,7 +144,8 @@ class Ground:
                 metadata=((PRINCIPAL_METADATA, PRINCIPAL.encode()),),
                 timeout=20,
             )
-            async for event in call:
-                output += event.output.data
-                status = event.exited.code if event.HasField("exited") else status
+            events = [event async for each in call for event in each.events]
+        for event in events:
+            output += event.output.data
+            status = event.exited.code if event.HasField("exited") else status
         return output.decode(), status
