@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from picod.inside.keeper import Order
     from picod.inside.kept import Kept
 
-_IDLE = 2  # keepers that wait for commands
+IDLE = 2  # keepers that wait for commands, however long
+_LINGER = 5.0  # seconds that those beyond wait after the last command
+_LEAVE = 0.1  # then one ends after the other
+_NEVER = float("inf")
 _USES = 500  # commands per keeper: its own processor time is limited, too
 _AGAIN = 0.002
 _PATIENCE = 3  # looks at an empty tree before its keeper counts as stuck
@@ -30,6 +33,8 @@ class Reaper:
         self._looks: dict[int, int] = {}
         self._orphaned: list[Kept] = []
         self.next_look: float | None = None  # for strays, on the monotonic clock
+        self.most = IDLE  # keepers that may wait after many commands at once
+        self.lean_at = _NEVER  # when one beyond `IDLE` ends
 
     def keeper(self, order: Order, *, with_input: bool) -> Keeper:
         """Find or make a keeper, and give it *order*.
@@ -50,10 +55,15 @@ class Reaper:
         self.keepers.pop(kept.pid, None)
         self._looks.pop(kept.pid, None)
         fit = kept.lasting and kept.pid and kept.uses < _USES
-        if fit and len(self.idle) < _IDLE:
+        if fit and len(self.idle) < self.most:
             self.idle.append(kept)
+            self._plan_end(_LINGER)
         else:
             kept.end()
+
+    def _plan_end(self, pause: float) -> None:
+        many = len(self.idle) > IDLE
+        self.lean_at = time.monotonic() + pause if many else _NEVER
 
     def lost(self, command: Kept) -> None:
         """Note that the keeper of *command* closed its report: it has ended.
@@ -74,6 +84,10 @@ class Reaper:
 
     def sweep(self, now: float) -> None:
         """Kill what is due at *now*, on the monotonic clock."""
+        if self.lean_at <= now:
+            if len(self.idle) > IDLE:
+                self.idle.pop(0).end()
+            self._plan_end(_LEAVE)
         due = [c for c in self.keepers.values() if c.sweep_at and c.sweep_at <= now]
         if not due and not self._orphaned:
             return

@@ -18,7 +18,7 @@ from picod.inside.link import Call
 from picod.inside.nursery import Nursery
 from picod.inside.orders import order_of
 from picod.inside.paths import Root
-from picod.inside.reaper import Reaper
+from picod.inside.reaper import IDLE, Reaper
 from picod.inside.watchdog import Watchdog
 
 TYPE_CHECKING = False
@@ -131,7 +131,7 @@ class Runner:
         again = self._reaper.next_look
         if again is not None:
             times.append(again)
-        times.append(ahead)
+        times += [ahead, self._reaper.lean_at]
         if self._defaults:
             times.append(self._contexts.due())
         if self._watchdog.next_look:
@@ -190,6 +190,7 @@ class Runner:
             raise wire.ProtocolError("HELLO came twice, or of another version")
         self._defaults = values
         self._watchdog.learn(values)
+        self._reaper.most = max(IDLE, number(values, b"processes") // 4)
         if b"filter" in values:
             rights.filter_calls(text(values, b"filter"))
         self._roots = [

@@ -89,7 +89,8 @@ class Captured:
     def __init__(self) -> None:
         self.frames: list[tuple[int, bytes]] = []
 
-    def send(self, kind: int, _: int, payload: bytes = b"") -> None:
+    def send(self, kind: int, _: int, payload: bytes = b"", *, by: float = 0) -> None:
+        del by
         self.frames.append((kind, bytes(payload)))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from picod._errors import (
@@ -21,6 +22,7 @@ from picod._errors import (
     PicoDError,
 )
 from picod._runner import Cause, Command, Exited, Limits, Output, Started
+from tests.picod.process import until
 from tests.picod.sandboxes import alive, python, run, sandbox, singly, write
 
 if TYPE_CHECKING:
@@ -382,6 +384,24 @@ async def test_a_keeper_is_replaced_in_time(runner: Runner) -> None:
         assert (await run(runner, "true")).code == 0
     listed = await run(runner, "sh", "-c", "ls -d /proc/[0-9]*")
     assert len(listed.stdout.splitlines()) < 8
+
+
+@pytest.mark.slow
+async def test_keepers_of_many_commands_serve_the_next_and_leave(
+    runner: Runner,
+) -> None:
+    """Commands at once find the keepers of those before; after a while few are left."""
+
+    async def keepers() -> set[bytes]:
+        argv = ("sh", "-c", "echo $PPID; sleep 0.3")
+        ran = await asyncio.gather(*(run(runner, *argv) for _ in range(12)))
+        return {each.stdout for each in ran}
+
+    first = await keepers()
+    assert len(first) == 12
+    assert len(first & await keepers()) >= 11  # one more was made ahead
+    inside = psutil.Process(runner.pid)
+    await until(lambda: len(inside.children(recursive=True)) < 8, seconds=30)
 
 
 async def test_the_end_of_the_sandbox_ends_its_commands() -> None:
