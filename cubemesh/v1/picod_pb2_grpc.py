@@ -172,7 +172,7 @@ class PicoDServicer:
 
     def ListDirectory(self, request, context):
         """ListDirectory streams the entries of one directory, sorted by name, in batches of
-        at most 1,000.
+        at most 1,000; an empty batch says nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

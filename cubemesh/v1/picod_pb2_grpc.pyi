@@ -56,7 +56,7 @@ class PicoDStub:
     """Stat tells about one path, without following a symlink in its last place."""
     ListDirectory: _grpc.UnaryStreamMultiCallable[_picod_pb2.ListDirectoryRequest, _picod_pb2.ListDirectoryResponse]
     """ListDirectory streams the entries of one directory, sorted by name, in batches of
-    at most 1,000.
+    at most 1,000; an empty batch says nothing.
     """
     MakeDirectory: _grpc.UnaryUnaryMultiCallable[_picod_pb2.MakeDirectoryRequest, _picod_pb2.MakeDirectoryResponse]
     """MakeDirectory makes a directory."""
@@ -117,7 +117,7 @@ class PicoDAsyncStub(PicoDStub):
     """Stat tells about one path, without following a symlink in its last place."""
     ListDirectory: _aio.UnaryStreamMultiCallable[_picod_pb2.ListDirectoryRequest, _picod_pb2.ListDirectoryResponse]  # type: ignore[assignment]
     """ListDirectory streams the entries of one directory, sorted by name, in batches of
-    at most 1,000.
+    at most 1,000; an empty batch says nothing.
     """
     MakeDirectory: _aio.UnaryUnaryMultiCallable[_picod_pb2.MakeDirectoryRequest, _picod_pb2.MakeDirectoryResponse]  # type: ignore[assignment]
     """MakeDirectory makes a directory."""
@@ -205,7 +205,7 @@ class PicoDServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_picod_pb2.ListDirectoryResponse], _abc.AsyncIterator[_picod_pb2.ListDirectoryResponse]]:
         """ListDirectory streams the entries of one directory, sorted by name, in batches of
-        at most 1,000.
+        at most 1,000; an empty batch says nothing.
         """
 
     @_abc_1.abstractmethod
