@@ -17,6 +17,7 @@ __all__ = ["BOOTSTRAP", "bundle"]
 _MODULES = (
     "picod._protocol",
     "picod._values",
+    "picod.inside.libc",
     "picod.inside.kernel",
     "picod.inside.rights",
     "picod.inside.paths",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes
 import os
+
+from picod.inside import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,15 +22,11 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.signal.restype = ctypes.c_void_p
-_libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
-
-def _prctl(option: int, argument: int | ctypes.c_char_p) -> int:
-    result = int(_libc.prctl(option, argument, 0, 0, 0))
+def _prctl(option: int, argument: int | bytes) -> int:
+    result = int(libc.prctl(option, argument, 0, 0, 0))
     if result < 0:
-        raise OSError(ctypes.get_errno(), "prctl")
+        raise OSError(_ctypes.get_errno(), "prctl")
     return result
 
 
@@ -47,7 +45,7 @@ def be_called(name: bytes) -> None:
 
     Source: prctl(2), PR_SET_NAME. Who is hidden may not write its own /proc/self/comm.
     """
-    _prctl(_PR_SET_NAME, ctypes.c_char_p(name))
+    _prctl(_PR_SET_NAME, name)
 
 
 def adopt_orphans() -> None:
@@ -63,7 +61,7 @@ def end_with_parent() -> None:
 def ignore_signals() -> None:
     """Ignore every signal that can be ignored, so that untrusted code cannot end us."""
     for number in IGNORED:
-        _libc.signal(number, 1)
+        libc.signal(number, 1)
 
 
 def first_to_go(pid: int) -> None:
@@ -84,7 +82,7 @@ def restore_signals() -> None:
     """Let every signal do what it does in a fresh Python, but SIGINT: ignored."""
     for number in IGNORED:
         if number not in _LEFT_TO_PYTHON:
-            _libc.signal(number, 0)
+            libc.signal(number, 0)
 
 
 class Process:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes
 import os
+
+from picod.inside import libc
 
 RUNNER, CODE = 999, 1000  # users inside a sandbox that was started as its root
 _GIVEN = (6, 7, 8)  # CAP_SETGID, CAP_SETUID, CAP_SETPCAP
@@ -11,13 +13,11 @@ _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 22, 24
 _FILTER = 2  # SECCOMP_MODE_FILTER
 _INSTRUCTION = 8  # bytes
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
-
-class _Program(ctypes.Structure):
+class _Program(_ctypes.Structure):
     """Source: seccomp(2), `struct sock_fprog`."""
 
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+    _fields_ = (("length", libc.Short), ("filter", libc.Bytes))
 
 
 def be_the_runner() -> None:
@@ -27,7 +27,7 @@ def be_the_runner() -> None:
     """
     if os.getuid() == 0:
         for right in _GIVEN:
-            _libc.prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
+            libc.prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
         os.setgroups([])
         os.setresgid(RUNNER, CODE, RUNNER)
         os.setresuid(RUNNER, CODE, RUNNER)
@@ -43,5 +43,5 @@ def be_the_code() -> None:
 def filter_calls(program: bytes) -> None:
     """Have the kernel judge every call of ours and our children by *program*."""
     made = _Program(len(program) // _INSTRUCTION, program)
-    if _libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(made), 0, 0):
-        raise OSError(ctypes.get_errno(), "the filter of system calls")
+    if libc.prctl(_PR_SET_SECCOMP, _FILTER, _ctypes.byref(made), 0, 0):
+        raise OSError(_ctypes.get_errno(), "the filter of system calls")
