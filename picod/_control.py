@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,8 @@ class Isolation:
             uid=self.uid,
             own_uid=self.own_uid,
             limits={
-                _LIMIT_NAMES.get(name, name): round(value)
-                for name, value in asdict(self.limits).items()
+                _LIMIT_NAMES.get(name, name): round(getattr(self.limits, name))
+                for name in self.limits.__slots__
             },
             limits_by=self.limits_by,
             network=self.network,

@@ -10,6 +10,7 @@ Source: the kernel's admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and pids.rs
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Group", "Incidents", "Parent", "make_group", "parents"]
+__all__ = ["Group", "Incidents", "Parent", "make_group", "parents", "places"]
 
 _log = logging.getLogger("picod.groups")
 _PATIENCE, _PAUSE = 1.0, 0.005
 _NEEDED = ("memory", "pids")
+_OURS = Path("/proc/self/cgroup"), Path("/proc/self/mountinfo")
 _MEMORY = {2: "memory.max", 1: "memory.limit_in_bytes"}
 _SWAP = {2: "memory.swap.max", 1: "memory.memsw.limit_in_bytes"}  # if it is there
 _KILLS = {2: "memory.events", 1: "memory.oom_control"}
@@ -165,16 +167,23 @@ class Group:
                 time.sleep(_PAUSE)
 
 
+def places() -> tuple[Parent, ...]:
+    """Return where groups of this process's own may be, the best first."""
+    try:
+        return _places(*(file.read_text() for file in _OURS))
+    except OSError:
+        return ()
+
+
+@functools.cache
+def _places(cgroup: str, mountinfo: str) -> tuple[Parent, ...]:
+    """Remember what was found, for a process that is forked from this one."""
+    return tuple(parents(cgroup, mountinfo))
+
+
 def make_group(name: str, *, memory: int, processes: int) -> Group | None:
     """Make a group where that can be; None: nowhere."""
-    own = Path("/proc/self")
-    try:
-        places = list(
-            parents((own / "cgroup").read_text(), (own / "mountinfo").read_text())
-        )
-    except OSError:
-        return None
-    for parent in places:
+    for parent in places():
         try:
             return Group.make(parent, name, memory=memory, processes=processes)
         except OSError as error:
@@ -209,8 +218,9 @@ def _count(file: Path, key: str) -> int:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                yield child
-                yield from _descendants(child)
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in map(int, (task / "children").read_text().split()):
+                    yield child
+                    yield from _descendants(child)

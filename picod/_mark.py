@@ -12,6 +12,7 @@ from picod.inside.kernel import be_called
 __all__ = ["leave_mark", "own_mark"]
 
 _NAME: Final = "process.json"
+_STAT: Final = Path("/proc/self/stat")
 _STARTED: Final = 19  # behind the name
 
 
@@ -20,7 +21,7 @@ def own_mark() -> dict[str, int]:
 
     Source: proc(5), /proc/pid/stat.
     """
-    fields = Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2]
+    fields = _STAT.read_bytes().rpartition(b")")[2]
     return {"pid": os.getpid(), "started": int(fields.split()[_STARTED])}
 
 

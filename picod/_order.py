@@ -69,9 +69,7 @@ class Order:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for number, descriptor in enumerate((nothing, *self.descriptors)):
             os.dup2(descriptor, number)
-        for descriptor in descriptors():
-            if descriptor > len(self.descriptors):
-                os.close(descriptor)
+        os.closerange(len(self.descriptors) + 1, os.sysconf("SC_OPEN_MAX"))
         os.environ.clear()  # noqa: TID251  # what was told takes its place
         os.environ.update(self.environment)  # noqa: TID251
         _introduce()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from picod._types import Limits
 
-__all__ = ["OPT", "SECRETS", "USER", "Tmpfs", "View", "program_of", "view"]
+__all__ = ["OPT", "SECRETS", "USER", "Tmpfs", "View", "host", "program_of", "view"]
 
 OPT = "/opt/python"
 """Where an interpreter from outside /usr is found inside."""
@@ -70,6 +71,26 @@ def view(python: str, limits: Limits, *, resolver: str = "") -> View:
 
     *resolver* is the address of the name server; empty: there is none.
     """
+    shown, links = host(python)
+    resolv = f"nameserver {resolver}\n" if resolver else ""
+    return View(
+        shown=shown,
+        links=links,
+        files=_MADE | {"resolv.conf": resolv},
+        tmpfs=(
+            Tmpfs("/workspace", limits.workspace, 0o755),
+            Tmpfs("/tmp", limits.scratch, 0o1777),  # noqa: S108
+            Tmpfs("/dev/shm", limits.shared, 0o1777),  # noqa: S108
+        ),
+    )
+
+
+@functools.cache
+def host(python: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Return what is shown of this host for an interpreter, and the links.
+
+    That does not change: whoever is forked from this process has it.
+    """
     top = [Path("/", name) for name in _SYSTEM]
     links = {str(path): str(path.readlink()) for path in top if path.is_symlink()}
     shown = ["/usr"]
@@ -80,17 +101,8 @@ def view(python: str, limits: Limits, *, resolver: str = "") -> View:
         shown.append(prefix)
         links[OPT] = prefix
     shown += [path for path in _SHARED if Path(path).exists()]
-    resolv = f"nameserver {resolver}\n" if resolver else ""
-    return View(
-        shown=tuple(shown),
-        links=links | {"/var/tmp": "../tmp", SECRETS: "../dev/shm/secrets"},  # noqa: S108
-        files=_MADE | {"resolv.conf": resolv},
-        tmpfs=(
-            Tmpfs("/workspace", limits.workspace, 0o755),
-            Tmpfs("/tmp", limits.scratch, 0o1777),  # noqa: S108
-            Tmpfs("/dev/shm", limits.shared, 0o1777),  # noqa: S108
-        ),
-    )
+    links |= {"/var/tmp": "../tmp", SECRETS: "../dev/shm/secrets"}  # noqa: S108
+    return tuple(shown), links
 
 
 def program_of(python: str) -> str:

@@ -31,9 +31,11 @@ from picod.__main__ import begin, live
 from picod._bundle import bundle
 from picod._bwrap import find_bwrap
 from picod._errors import IsolationError
+from picod._groups import places
 from picod._order import Order, descriptors
 from picod._rehearsal import rehearse
 from picod._settings import Settings
+from picod._view import host
 from picod.seccomp import load
 from serving import (
     EX_SOFTWARE,
@@ -100,7 +102,9 @@ class Parent:
         """Read the flags of a kind once; what is wrong with them, the child says."""
         if order.kind not in self.read and len(self.read) < _MOST_KINDS:
             with suppress(SettingsError):
-                self.read[order.kind] = read(Settings, order.argv, {}, "picod")
+                settings = read(Settings, order.argv, {}, "picod")
+                self.read[order.kind] = settings
+                host(str(settings.python))
 
     def be_picod(self, order: Order) -> int:
         """Be what was ordered, and return the exit status."""
@@ -147,6 +151,7 @@ def _prepare(*, traces: bool) -> None:
         find_bwrap()
         load()
     bundle()
+    places()
     rehearse()
     gc.collect()
     gc.freeze()

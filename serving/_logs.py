@@ -69,7 +69,8 @@ def configure_logging(
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    if root.level != (wanted := logging.getLevelNamesMapping()[level.upper()]):
+        root.setLevel(wanted)  # looks at all loggers
     logging.captureWarnings(capture=True)
 
 
