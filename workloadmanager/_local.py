@@ -217,12 +217,15 @@ class LocalEngine:
             box = _Box(told or self._plan.place(sandbox_id).found())
         box.ending = True
         self._identities.drop(sandbox_id)
-        # Descendants must be known before their parents are gone.
-        relatives = await self._kin(box.place)
+        # A user whom another WorkloadManager has by now is none of ours.
+        uid = box.place.uid if self._uids.hold(box.place.uid) else None
+        # Without one, descendants must be known before their parents are gone.
+        relatives = await self._kin(box.place, uid) if uid is None else set()
         await self._shut_down(box)
+        relatives |= await self._kin(box.place, uid)
         while relatives:
             await end_all(relatives)
-            relatives = await self._kin(box.place)
+            relatives = await self._kin(box.place, uid)
         await asyncio.to_thread(remove_groups, box.place.folder, sandbox_id)
         for folder in (box.place.folder, box.place.open_folder):
             await asyncio.to_thread(remove_tree, folder)
@@ -244,9 +247,7 @@ class LocalEngine:
         await box.control.aclose()
         box.control = None
 
-    async def _kin(self, place: Place) -> set[Mark]:
-        # A user whom another WorkloadManager has by now is none of ours.
-        uid = place.uid if self._uids.hold(place.uid) else None
+    async def _kin(self, place: Place, uid: int | None) -> set[Mark]:
         return (await self._registry.census()).kin(place.mark, uid)
 
     async def adopt(self, session: Session) -> Activity | None:
