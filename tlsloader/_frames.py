@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 __all__ = [
@@ -31,8 +32,10 @@ END_STREAM: Final = 0x1
 ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 
+_HEAD: Final = struct.Struct(">HBBB")
 _LONGEST_REASON: Final = 1024
 _BLOCKS: Final = frozenset((HEADERS_KIND, PUSH_PROMISE_KIND, CONTINUATION_KIND))
+_NOTED: Final = _BLOCKS | {GOAWAY_KIND}
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -94,32 +97,30 @@ class FrameFollower:
 
     def feed(self, data: bytes) -> int:
         """Follow *data*; return the offset of the first border in it, or -1."""
-        first, at, end = -1, 0, len(data)
-        while at < end:
-            if self._left:
-                step = min(self._left, end - at)
-                self._left -= step
-                at += step
-            else:
-                at = self._read_head(data, at)
-            if first < 0 and self.at_border:
-                first = at
+        known = len(self._head)  # it came before, and counts from there
+        if known:
+            data = self._head + data
+        start, end, first, unpack = self._left, len(data), -1, _HEAD.unpack_from
+        if 0 < start <= end and self._started and not self._block_open:
+            first = start
+        at = start
+        while at + HEADER <= end:
+            high, low, kind, flags = unpack(data, at)
+            if kind in _NOTED:
+                self._note(kind, flags, max(0, at - known))
+            at += HEADER + (high << 8 | low)
+            if first < 0 and at <= end and not self._block_open:
+                first = at - known
+        self._head = data[at:]
+        self._left = max(0, at - end)
+        self._started |= at > start
         return first
 
-    def _read_head(self, data: bytes, at: int) -> int:
-        head = self._head + data[at : at + HEADER - len(self._head)]
-        at += len(head) - len(self._head)
-        if len(head) < HEADER:
-            self._head = head
-            return at
-        self._head = b""
-        self._started = True
-        self._left = int.from_bytes(head[:3], "big")
-        kind = head[3]
+    def _note(self, kind: int, flags: int, at: int) -> None:
+        """Remember what matters of a frame that begins *at* this place."""
         if kind in _BLOCKS:
             self.headers_seen = True
-            self._block_open = not head[4] & END_HEADERS
+            self._block_open = not flags & END_HEADERS
         elif kind == GOAWAY_KIND and not self.goaway_seen:
             self.goaway_seen = True
-            self.goaway_at = max(0, at - HEADER)
-        return at
+            self.goaway_at = at
