@@ -16,7 +16,7 @@ from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._files import Text
 from tlsloader._jwks import looks_like_one, parse_document
 from tlsloader._pem import read_certificates, write_certificates
-from tlsloader._rules import check_signer
+from tlsloader._rules import check_form, check_signer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +61,7 @@ class TrustBundle:
         roots = _roots(text, name)
         try:
             for root in roots:
+                check_form(root, root.public_bytes(Encoding.DER))
                 check_signer(root, trust_domain, root=True)
             return cls(trust_domain, tuple(roots))
         except RuleBrokenError as error:

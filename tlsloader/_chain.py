@@ -80,7 +80,7 @@ class Anchors:
     """The roots of one bundle: where a path may end."""
 
     def __init__(self, roots: Sequence[x509.Certificate]) -> None:
-        self._plain = Store(list(roots)) if roots else None
+        self._plain = _plain_rules(roots) if roots else None
         self._any = tuple(map(_converted, roots))
 
     def path(
@@ -101,19 +101,20 @@ class Anchors:
             return _any_path(self._any, chain, now)
 
 
-def _plain_path(
-    store: Store, chain: Sequence[x509.Certificate], now: datetime
-) -> list[x509.Certificate]:
-    leaf, *signers = chain
-    verifier = (
+def _plain_rules(roots: Sequence[x509.Certificate]) -> PolicyBuilder:
+    return (
         PolicyBuilder()
-        .store(store)
-        .time(now)
+        .store(Store(list(roots)))
         .max_chain_depth(MAX_CHAIN)
         .extension_policies(ca_policy=_PLAIN_CA, ee_policy=_PLAIN_LEAF)
-        .build_client_verifier()
     )
-    return verifier.verify(leaf, signers).chain
+
+
+def _plain_path(
+    rules: PolicyBuilder, chain: Sequence[x509.Certificate], now: datetime
+) -> list[x509.Certificate]:
+    leaf, *signers = chain
+    return rules.time(now).build_client_verifier().verify(leaf, signers).chain
 
 
 def _any_path(

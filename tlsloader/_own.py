@@ -12,11 +12,19 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tlsloader._chain import MAX_CHAIN
 from tlsloader._errors import MaterialError, RuleBrokenError
 from tlsloader._pem import read_key
-from tlsloader._rules import check_dates, check_leaf, check_signer, leaf_identity
+from tlsloader._rules import (
+    Extensions,
+    check_dates,
+    check_form,
+    check_leaf,
+    check_signer,
+    leaf_identity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +55,11 @@ def own_identity(
         text = f"{name} holds more than {MAX_CHAIN} intermediates; drop the needless"
         raise MaterialError("chain_too_long", text)
     try:
-        identity = leaf_identity(leaf)
-        check_leaf(leaf)
+        for each in certificates:
+            check_form(each, each.public_bytes(Encoding.DER))
+        extensions = Extensions(leaf)
+        identity = leaf_identity(extensions)
+        check_leaf(leaf, extensions)
         check_dates(leaf, now)
         for signer in signers:
             check_signer(signer, identity.trust_domain)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tlsloader._algorithms import key_fault, signature_fault
@@ -19,22 +18,40 @@ from tlsloader._spiffe import SpiffeID
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["check_dates", "check_leaf", "check_signer", "leaf_identity"]
+__all__ = [
+    "Extensions",
+    "check_dates",
+    "check_form",
+    "check_leaf",
+    "check_signer",
+    "leaf_identity",
+]
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 _PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
-    """Return the identity that *leaf* names in its only URI.
+def check_form(certificate: x509.Certificate, der: bytes) -> None:
+    """Refuse a signature that says it ends within a byte; *der* is all of it.
+
+    The library does not look at that count, which is outside what is signed: one
+    certificate would have several forms. Source: RFC 5280, section 4.1.1.3.
+    """
+    if not der.endswith(b"\0" + certificate.signature):
+        text = "its signature is not a whole number of bytes"
+        raise RuleBrokenError("malformed_certificate", text)
+
+
+def leaf_identity(leaf: Extensions) -> SpiffeID:
+    """Return the identity that a *leaf* names in its only URI.
 
     Raises:
         RuleBrokenError: it names none, several, or a whole trust domain.
 
     Source: X509-SVID standard, sections 2, 3.1 and 5.2.
     """
-    uris = _Extensions(leaf).uris
+    uris = leaf.uris
     if not uris:
         raise RuleBrokenError("no_uri", "it names no SPIFFE ID (no URI in its SAN)")
     if len(uris) > 1:
@@ -48,14 +65,12 @@ def leaf_identity(leaf: x509.Certificate) -> SpiffeID:
     return identity
 
 
-def check_leaf(leaf: x509.Certificate) -> None:
-    """Refuse a *leaf* that may do more or less than prove one workload.
+def check_leaf(leaf: x509.Certificate, extensions: Extensions) -> None:
+    """Refuse a *leaf*, with its *extensions*, that does not prove just one workload.
 
     Source: X509-SVID standard, sections 3.1, 4.1, 4.3, 4.4 and 5.2; RFC 5280,
     section 4.2.1.6.
     """
-    _check_signature_form(leaf)
-    extensions = _Extensions(leaf)
     names = extensions.get(x509.SubjectAlternativeName)
     if names and not names.critical and not _subject(leaf):
         text = "its subject is empty, but its SAN is not critical"
@@ -88,8 +103,7 @@ def check_signer(
 
     Source: X509-SVID standard, sections 3.2, 4.1 and 4.3.
     """
-    _check_signature_form(signer)
-    extensions = _Extensions(signer)
+    extensions = Extensions(signer)
     basic = extensions.get(x509.BasicConstraints)
     if basic is None or not basic.value.ca:
         raise RuleBrokenError("signer_not_ca", f"{_named(signer)} is not a CA")
@@ -135,7 +149,7 @@ def _check_signer_names(
             raise RuleBrokenError("signer_other_domain", text)
 
 
-def _check_own_signature(root: x509.Certificate, extensions: _Extensions) -> None:
+def _check_own_signature(root: x509.Certificate, extensions: Extensions) -> None:
     """Refuse a self-signed *root* of which a byte was changed, by whatever accident."""
     own = extensions.get(x509.SubjectKeyIdentifier)
     signer = extensions.get(x509.AuthorityKeyIdentifier)
@@ -153,20 +167,7 @@ def _check_own_signature(root: x509.Certificate, extensions: _Extensions) -> Non
         raise RuleBrokenError("malformed_certificate", text) from error
 
 
-def _check_signature_form(certificate: x509.Certificate) -> None:
-    """Refuse a signature that says it ends within a byte.
-
-    The library does not look at that count, which is outside what is signed: one
-    certificate would have several forms. Source: RFC 5280, section 4.1.1.3.
-    """
-    if not certificate.public_bytes(Encoding.DER).endswith(
-        b"\0" + certificate.signature
-    ):
-        text = "its signature is not a whole number of bytes"
-        raise RuleBrokenError("malformed_certificate", text)
-
-
-def _check_leaf_use(extensions: _Extensions) -> None:
+def _check_leaf_use(extensions: Extensions) -> None:
     basic = extensions.get(x509.BasicConstraints)
     if basic and basic.value.ca:
         raise RuleBrokenError("ca_leaf", "its leaf is a CA")
@@ -183,14 +184,14 @@ def _check_leaf_use(extensions: _Extensions) -> None:
         raise RuleBrokenError("no_digital_signature", "its key may not sign handshakes")
 
 
-def _check_purpose(extensions: _Extensions) -> None:
+def _check_purpose(extensions: Extensions) -> None:
     purposes = extensions.get(x509.ExtendedKeyUsage)
     if purposes and not all(each in purposes.value for each in _PURPOSES):
         text = "its extended key usage is not for both servers and clients"
         raise RuleBrokenError("wrong_purpose", text)
 
 
-class _Extensions:
+class Extensions:
     """What a certificate says beside its key and dates, by kind."""
 
     def __init__(self, certificate: x509.Certificate) -> None:

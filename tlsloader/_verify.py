@@ -14,7 +14,9 @@ from cryptography import x509
 from tlsloader._chain import MAX_CHAIN
 from tlsloader._errors import PeerRefusedError, RuleBrokenError
 from tlsloader._rules import (
+    Extensions,
     check_dates,
+    check_form,
     check_leaf,
     check_signer,
     leaf_identity,
@@ -73,12 +75,16 @@ def verify_peer(
     leaf, *signers = certificates
     claimed: SpiffeID | None = None
     try:
-        claimed = leaf_identity(leaf)
-        check_leaf(leaf)
+        extensions = Extensions(leaf)
+        claimed = leaf_identity(extensions)
+        for certificate, der in zip(certificates, chain, strict=True):
+            check_form(certificate, der)
+        check_leaf(leaf, extensions)
         bundle = _bundle_for(claimed, bundles, allow)
         check_dates(leaf, now)
         for signer in signers:
-            check_signer(signer, claimed.trust_domain)
+            if signer not in bundle.certificates:  # those were judged when they came
+                check_signer(signer, claimed.trust_domain)
         verified = bundle.anchors.path(certificates, now)
     except RuleBrokenError as error:
         whom = f"the peer that claims to be {claimed}" if claimed else "the peer"

@@ -30,7 +30,7 @@ from tlsloader import (
     TrustBundle,
     verify_peer,
 )
-from tlsloader._chain import _any_path, _plain_path
+from tlsloader._chain import _any_path, _plain_path, _plain_rules
 from tlsloader._errors import RuleBrokenError
 
 if TYPE_CHECKING:
@@ -234,6 +234,14 @@ def test_what_a_peer_shows_is_never_an_anchor() -> None:
         )
 
 
+def test_a_root_that_is_shown_is_judged_as_a_root() -> None:
+    """OpenSSL shows it behind a lone leaf; it need not keep the rules of others."""
+    root = FORGE.signer(usages=None)
+    svid = FORGE.svid(ROUTER, by=[root])
+    assert judged(svid, root).id
+    assert reason(svid, FORGE.root) == "signer_no_cert_sign"
+
+
 def test_finds_its_root_among_others_of_the_same_name() -> None:
     """While roots roll over, the old and the new one often bear one name."""
     roots = [FORGE.signer() for _ in range(4)]
@@ -327,7 +335,8 @@ def test_the_two_verifiers_agree(
     chain = certificates[: max(1, len(certificates) - hidden)]
     root = Forge("cluster.local", FORGE.now).root if stranger else FORGE.root
     store, roots = Store([root.certificate]), [X509.from_cryptography(root.certificate)]
-    plain = admits(lambda: _plain_path(store, chain, FORGE.now))
+    rules = _plain_rules([root.certificate])
+    plain = admits(lambda: _plain_path(rules, chain, FORGE.now))
     lenient = admits(lambda: lenient_path(store, chain))
     other = admits(lambda: _any_path(roots, chain, FORGE.now))
     event(f"{plain=} {other=}")

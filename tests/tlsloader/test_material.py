@@ -31,6 +31,8 @@ from tlsloader import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography import x509
+
 ROUTER = "spiffe://cluster.local/ns/agentcube-system/sa/agentcube-router"
 FORGE = Forge("cluster.local")
 SVID = FORGE.svid(ROUTER)
@@ -197,6 +199,27 @@ def spoiled(pem: bytes) -> bytes:
 def test_refuses_blocks_of_garbage(part: str, content: bytes, reason: str) -> None:
     """A block that looks whole but holds something else is refused."""
     assert fault(SVID, **{part: content}).reason == reason
+
+
+def other_form(certificate: x509.Certificate) -> bytes | None:
+    """Return *certificate* as PEM whose signature says that it lacks its last bit."""
+    signature = certificate.signature
+    if signature[-1] & 1:
+        return None
+    signed = certificate.public_bytes(Encoding.DER)[: -len(signature) - 1]
+    text = base64.b64encode(signed + b"\x01" + signature)
+    return b"-----BEGIN CERTIFICATE-----\n%b\n-----END CERTIFICATE-----\n" % text
+
+
+def test_the_form_of_signatures_is_judged() -> None:
+    """Neither our leaf nor a root may be changed where no signature covers it."""
+    svids = (FORGE.svid(ROUTER) for _ in range(1000))
+    svid = next(each for each in svids if other_form(each.certificates[0]))
+    error = fault(svid, chain=other_form(svid.certificates[0]))
+    assert error.reason == "malformed_certificate"
+    roots = (FORGE.signer().certificate for _ in range(1000))
+    error = fault(bundle=next(filter(None, map(other_form, roots))))
+    assert error.reason == "bundle_malformed_certificate"
 
 
 @pytest.mark.parametrize(
