@@ -160,12 +160,18 @@ async def _undone(undo: Undo | None) -> str | None:
 
 
 async def flood(
-    act: Act, *, in_flight: int, seconds: float, pids: Sequence[int] = ()
+    act: Act,
+    *,
+    in_flight: int,
+    seconds: float,
+    pids: Sequence[int] = (),
+    warm_up: float = _FLOOD_WARM_UP,
 ) -> dict[str, Series]:
     """Keep *in_flight* acts under way; return how many end in a second.
 
-    The clients share the machine with all else, so with *pids* also how many end in a
-    second of processor time that these use: what one core would give.
+    The first *warm_up* seconds do not count. The clients share the machine with all
+    else, so with *pids* also how many end in a second of processor time that these
+    use: what one core would give.
     """
     count, over = 0, False
 
@@ -178,7 +184,7 @@ async def flood(
     async with asyncio.TaskGroup() as tasks:
         for _ in range(in_flight):
             tasks.create_task(one_after_another())
-        await SYSTEM.sleep(_FLOOD_WARM_UP)
+        await SYSTEM.sleep(warm_up)
         looks = [(time.perf_counter(), count, _used(pids))]
         slices = min(ROUNDS, max(1, int(seconds / _SLICE)))
         for _ in range(slices):

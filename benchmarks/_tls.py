@@ -58,7 +58,8 @@ __all__ = [
 CALL: Final = "/bench.Echo/Call"
 SERVER: Final = SpiffeID.parse("spiffe://bench.test/server")
 CLIENT: Final = SpiffeID.parse("spiffe://bench.test/client")
-Kind = Literal["ours", "native"]
+Kind = Literal["ours", "ungated", "native"]
+"""Our TLS with the gate behind it, without it, and gRPC's own."""
 _NAME: Final = "server.bench.test"
 _LIFE: Final = timedelta(hours=1)
 _TARGETS: Final = 1000
@@ -158,23 +159,30 @@ async def same(request: bytes, _context: Any) -> bytes:
 
 
 async def _serve(folder: Path) -> None:
-    """Answer calls behind our acceptor with its gate, and behind gRPC's own TLS."""
+    """Answer calls behind our acceptor, with its gate and without, and behind gRPC."""
     source = await FileSource.load(files(folder, SERVER))
-    acceptor = Acceptor(source, allow=Allowlist.parse(str(CLIENT)))
-    gate = Gate(lambda _, context: acceptor.peer(context.peer()))
-    ours, native = (
-        grpc.aio.server(interceptors=[gate], options=SERVER_OPTIONS),
-        grpc.aio.server(options=SERVER_OPTIONS),
+    gated, ungated = (
+        Acceptor(source, allow=Allowlist.parse(str(CLIENT))) for _ in "12"
     )
-    for server in (ours, native):
-        server.add_generic_rpc_handlers((handler(same),))
-    ours.add_insecure_port(acceptor.backend)
+    gate = Gate(lambda _, context: gated.peer(context.peer()))
+    ours, bare, native = _echo(gate), _echo(), _echo()
+    ours.add_insecure_port(gated.backend)
+    bare.add_insecure_port(ungated.backend)
     port = native.add_secure_port("127.0.0.1:0", _credentials(folder))
-    await asyncio.gather(ours.start(), native.start())
-    async with aclosing(acceptor):
-        at = await acceptor.start("127.0.0.1:0")
-        _say(ours=at, native=f"127.0.0.1:{port}")
+    await asyncio.gather(ours.start(), bare.start(), native.start())
+    async with aclosing(gated), aclosing(ungated):
+        _say(
+            ours=await gated.start("127.0.0.1:0"),
+            ungated=await ungated.start("127.0.0.1:0"),
+            native=f"127.0.0.1:{port}",
+        )
         await asyncio.Event().wait()
+
+
+def _echo(*gates: Gate) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=gates, options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((handler(same),))
+    return server
 
 
 def _credentials(folder: Path) -> grpc.ServerCredentials:
