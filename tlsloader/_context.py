@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import ssl
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tlsloader._chain import chain_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from tlsloader._material import Material
 
@@ -102,26 +105,43 @@ def _context(
     # A bundle's certificates are anchors, self-signed or not. Dates are judged by
     # verify_peer on the clock it was given: one clock, and a reason with the ID.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
-    _load_identity(context, material)
     roots = [
-        certificate.public_bytes(Encoding.DER)
+        certificate
         for name in sorted(trust_domains)
         if (bundle := material.bundles.get(name)) is not None
         for certificate in bundle.certificates
     ]
+    _load_identity(context, material, roots)
     if roots:
-        context.load_verify_locations(cadata=b"".join(roots))
+        ders = (root.public_bytes(Encoding.DER) for root in roots)
+        context.load_verify_locations(cadata=b"".join(ders))
     return context
 
 
-def _load_identity(context: ssl.SSLContext, material: Material) -> None:
+def _load_identity(
+    context: ssl.SSLContext, material: Material, roots: Sequence[x509.Certificate]
+) -> None:
     """Load key and chain; ssl wants a file, and this one is never on a disk."""
     memory = os.memfd_create("identity", os.MFD_CLOEXEC)
     with os.fdopen(memory, "wb", buffering=0) as file:
-        for part in (material.key, b"\n", material.chain):
+        for part in (material.key, b"\n", material.chain, _behind(material, roots)):
             file.write(part)
         # An encrypted key must not ask at the terminal
         context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password="")
+
+
+def _behind(material: Material, roots: Sequence[x509.Certificate]) -> bytes:
+    """Return, as PEM, the one of our *roots* that signed a chain of a leaf alone.
+
+    OpenSSL shows it in any case. Had it to find it, it would do so, and verify the
+    path, at each handshake.
+    """
+    leaf, *signers = x509.load_pem_x509_certificates(material.chain)
+    for root in () if signers else roots:
+        with suppress(ValueError, TypeError, InvalidSignature):
+            leaf.verify_directly_issued_by(root)
+            return root.public_bytes(Encoding.PEM)
+    return b""
 
 
 def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:

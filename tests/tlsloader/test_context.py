@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.forge import Forge
 from tests.tlsloader.transport import (
@@ -24,7 +27,7 @@ from tests.tlsloader.transport import (
     until,
     way,
 )
-from tlsloader import FixedSource
+from tlsloader import FixedSource, TrustBundle
 from tlsloader._context import (
     client_context,
     peer_chain,
@@ -99,6 +102,35 @@ async def test_a_chain_with_intermediates_is_proven() -> None:
     async with hosted(FORGE.source(PICOD)) as node:
         answer = await knock(node.address, tls(with_intermediates(FORGE, ROUTER)))
         assert answer[3] == SETTINGS
+
+
+def test_a_lone_leaf_is_shown_with_its_root_alone() -> None:
+    """The one that signed it, of all that we trust: OpenSSL need not look for it."""
+    renewed = TrustBundle(
+        "cluster.local", (FORGE.signer().certificate, FORGE.root.certificate)
+    )
+    other = Forge("sandbox.cluster.local")
+    material = FORGE.material(PICOD, foreign=[other])
+    material = replace(
+        material, bundles={**material.bundles, renewed.trust_domain: renewed}
+    )
+    leaf, *behind = shown(server_context(material, {"cluster.local"}, "optional"))
+    assert hashlib.sha256(leaf).hexdigest() == material.leaf_sha256
+    assert behind == [FORGE.root.certificate.public_bytes(Encoding.DER)]
+    foreign = server_context(material, {other.trust_domain}, "optional")
+    assert shown(foreign) == (leaf,)
+
+
+def shown(listening: ssl.SSLContext) -> tuple[bytes, ...]:
+    """Return what a server shows to a client that shows nothing."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = listening.wrap_bio(to_server, to_client, server_side=True)
+    client = tls().wrap_bio(to_client, to_server)
+    for side in (client, server):
+        with pytest.raises(ssl.SSLWantReadError):
+            side.do_handshake()
+    client.do_handshake()
+    return peer_chain(client)
 
 
 async def test_only_the_domains_of_the_allowlist_are_trusted() -> None:
