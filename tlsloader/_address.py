@@ -9,6 +9,7 @@ import socket
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, Self
 
@@ -77,7 +78,7 @@ async def resolve(address: Address) -> list[Address]:
 
     Source: RFC 8305, section 4.
     """
-    if address.path:
+    if address.path or _is_number(address.host):
         return [address]
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(
@@ -89,6 +90,12 @@ async def resolve(address: Address) -> list[Address]:
         families.setdefault(family, []).append(Address(host=host, port=port))
     turns = chain.from_iterable(zip_longest(*families.values()))
     return [each for each in turns if each is not None]
+
+
+def _is_number(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(host))
+    return False
 
 
 async def connected(place: Address, clock: Clock) -> socket.socket:

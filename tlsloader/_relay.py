@@ -48,8 +48,9 @@ class Relay:
         self._settling = loop.call_later(SETTLE, self._settle)
         client.hold(server.full)
         server.hold(client.full)
-        client.release()
+        # A client waits for the server's SETTINGS before its first call
         server.release()
+        client.release()
 
     def goaway(self) -> None:
         """Ask the client to open a new connection for new calls, at the next border.
