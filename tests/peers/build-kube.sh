@@ -21,12 +21,17 @@ fail() { # fail ERROR HINT
   exit 1
 }
 
+found() { # the path of a program; itself, not our link to it, which may be on PATH
+  local path
+  path=$(type -P "$1") && readlink -f "$path"
+}
+
 etcd() { # its path; installed if we may
-  type -P etcd && return
+  found etcd && return
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
   apt-get update -qq >&2
   apt-get install -y -qq --no-install-recommends etcd-server >&2
-  type -P etcd
+  found etcd
 }
 
 apiserver() { # apiserver FOLDER
