@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +60,7 @@ _MORE = Left(0, 64, 3, 0, 0, 4, 24.0)
 class Cycles:
     """What happened; *before* and *after* are looked at when all is quiet."""
 
-    count: int
+    count: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
@@ -90,33 +91,37 @@ class Cycles:
         }
 
 
-async def cycles(mode: Mode, *, count: int) -> Cycles:
-    """Make *count* sandboxes, some at a time, use each once, and end it."""
-    seen = Cycles(count)
+async def cycles(mode: Mode, *, count: int, minutes: float) -> Cycles:
+    """Make sandboxes, some at a time, use each once, and end it.
+
+    It is over after *count* of them, or after so many *minutes*.
+    """
+    seen = Cycles()
     async with (
         mesh(mode, **_AHEAD) as at,
         await AsyncSandbox.create(profile=at.profile),  # keeps our connection open
     ):
-        await _round(at, Cycles(_FIRST))
+        await _round(at, Cycles(), iter(range(_FIRST)))
         seen.before = await _settled(at)
         began = time.monotonic()
-        await _round(at, seen)
+        until = began + 60 * minutes
+        numbers = takewhile(lambda _: time.monotonic() < until, range(count))
+        await _round(at, seen, numbers)
         seen.seconds = time.monotonic() - began
         seen.after = await _settled(at)
     return seen
 
 
-async def _round(at: Mesh, seen: Cycles) -> None:
-    numbers = iter(range(seen.count))
-
-    async def one_after_another(numbers: Iterator[int]) -> None:
+async def _round(at: Mesh, seen: Cycles, numbers: Iterator[int]) -> None:
+    async def one_after_another() -> None:
         for number in numbers:
+            seen.count += 1
             try:
                 await _cycle(at, seen)
             except CubeMeshError as error:
                 seen.failures.append(f"cycle {number}: {type(error).__name__}: {error}")
 
-    await asyncio.gather(*(one_after_another(numbers) for _ in range(_AT_ONCE)))
+    await asyncio.gather(*(one_after_another() for _ in range(_AT_ONCE)))
 
 
 async def _cycle(at: Mesh, seen: Cycles) -> None:

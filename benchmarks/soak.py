@@ -39,7 +39,7 @@ async def main(told: argparse.Namespace) -> None:
             held = held and seen.held
             _show(console, mode, seen)
         if told.cycles:
-            ended = await cycles(mode, count=told.cycles)
+            ended = await cycles(mode, count=told.cycles, minutes=told.cycle_minutes)
             result[f"{mode} cycles"] = ended.as_json()
             held = held and ended.held
             _show_cycles(console, mode, ended)
@@ -109,6 +109,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--cycles", type=int, default=10_000, help="sandboxes to make and end; 0: none"
+    )
+    parser.add_argument(
+        "--cycle-minutes", type=float, default=20.0, help="that these may take"
     )
     parser.add_argument("--rate", type=float, default=300.0, help="calls per second")
     parser.add_argument("--streams", type=int, default=8, help="at any time")
