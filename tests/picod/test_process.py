@@ -150,12 +150,12 @@ async def test_ends_when_its_time_is_up(picod: PicoD) -> None:
 
 async def test_ends_as_an_orphan() -> None:
     """Without a control connection it does not stay for ever; with one it does."""
-    with PicoD("mtls", "--orphan-timeout", "400ms") as picod:
+    with PicoD("mtls", "--orphan-timeout", "1500ms") as picod:
         await picod.bind()
         async with picod.controlled() as control:
             await control.Status(picod_pb2.StatusRequest())
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(2.5):
                     await until(lambda: picod.process.poll() is not None)
         assert await picod.ended() == 0
         assert picod.records("sandbox orphaned")
