@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from picod._contents import Contents as Inside
 from picod._errors import InvalidRequestError as RefusedInside
 from picod.inside.paths import PathError, Root, find
-from tests.fakes import FakeClock
 from tests.workloadmanager.engine import House, wish
 from tests.workloadmanager.test_pools import warmed
 from workloadmanager._contents import Contents, check, place
@@ -29,25 +28,16 @@ from workloadmanager._templates import Template, Templates
 from workloadmanager._values import Start
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.fakes import FakeClock
 
 SECRET = b"s3cret-of-the-session"
 PARTS = st.sampled_from(
     [b"", b".", b"..", b"a", b"b", b"workspace", b"tmp", b"etc", b"x" * 256, b"\xff"]
 )
 PATHS = st.lists(PARTS, max_size=6).map(b"/".join)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def house(tmp_path: Path, clock: FakeClock) -> AsyncIterator[House]:
-    async with House.open(tmp_path, clock) as house:
-        yield house
 
 
 @pytest.fixture(scope="module")
